@@ -1,0 +1,182 @@
+"""Engines: what turns chat messages into text.
+
+An engine is fed continuously: `submit` hands over a request, `poll` returns what has finished since.
+`VllmEngine` is the real one, in this process. `EchoEngine` is deterministic and costs nothing:
+it tests the plumbing around an engine, never what a model writes.
+"""
+
+import gc
+import os
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one answer is drawn."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One finished request; `error` is set, and `text` empty, when the engine could not answer it."""
+
+    request_id: str
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """Anything that answers requests."""
+
+    num_running: int
+
+    def submit(self, request_id: str, messages: Messages, sampling: Sampling) -> None: ...
+
+    def poll(self) -> list[Completion]: ...
+
+    def close(self) -> None: ...
+
+
+class VllmEngine:
+    """vLLM's engine, stepped in this process.
+
+    On a CPU the engine core shares this process and skips compilation: 20 s to start instead of 97,
+    and both cores compute. On a GPU vLLM's own defaults stand (a core process of its own, CUDA graphs).
+    """
+
+    def __init__(self, model: str, max_model_len: int, max_num_seqs: int, seed: int) -> None:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        try:
+            import torch
+
+            on_cpu = not torch.cuda.is_available()
+            if on_cpu:
+                os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+                os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+            import vllm
+            from vllm.sampling_params import RequestOutputKind
+        except ImportError as error:
+            raise ValueError(
+                f"vLLM cannot be imported ({error}): install it (make demo does), or set generate.engine=echo "
+                "to test the plumbing without a model"
+            ) from error
+        self._vllm = vllm
+        self._final_only = RequestOutputKind.FINAL_ONLY
+        arguments = vllm.EngineArgs(
+            model=model,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            enable_prefix_caching=True,
+            seed=seed,
+            disable_log_stats=True,
+            enforce_eager=on_cpu,
+            # Per-request seeds fail on a CPU when a prompt is prefilled in parts (vLLM 0.32).
+            enable_chunked_prefill=not on_cpu,
+            max_num_batched_tokens=max(max_model_len, 4096),
+        )
+        self._engine = vllm.LLMEngine.from_engine_args(arguments)
+        self._tokenizer = self._engine.get_tokenizer()
+        self._max_model_len = max_model_len
+        self._refused: list[Completion] = []
+        self.num_running = 0
+
+    def submit(self, request_id: str, messages: Messages, sampling: Sampling) -> None:
+        tokens = self._tokens(messages)
+        self.num_running += 1
+        if len(tokens) + sampling.max_tokens > self._max_model_len:
+            message = (
+                f"prompt of {len(tokens)} tokens leaves no room for {sampling.max_tokens} new ones in "
+                f"generate.max_model_len={self._max_model_len}"
+            )
+            self._refused.append(Completion(request_id, "", "error", len(tokens), 0, message))
+            return
+        parameters = self._vllm.SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            output_kind=self._final_only,
+        )
+        self._engine.add_request(request_id, {"prompt_token_ids": tokens}, parameters)
+
+    def poll(self) -> list[Completion]:
+        done, self._refused = self._refused, []
+        if self._engine.has_unfinished_requests():
+            done += [_completion(output) for output in self._engine.step() if output.finished]
+        self.num_running -= len(done)
+        return done
+
+    def close(self) -> None:
+        """Stop the engine and give its memory back."""
+        self._engine.engine_core.shutdown()
+        del self._engine
+        gc.collect()
+
+    def _tokens(self, messages: Messages) -> list[int]:
+        if getattr(self._tokenizer, "chat_template", None) is None:
+            plain = "\n\n".join(message["content"] for message in messages) + "\n\n"
+            return list(self._tokenizer(plain)["input_ids"])
+        return list(
+            self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        )
+
+
+def _completion(output: Any) -> Completion:
+    answer = output.outputs[0]
+    return Completion(
+        request_id=output.request_id,
+        text=answer.text.strip(),
+        finish_reason=answer.finish_reason or "error",
+        prompt_tokens=len(output.prompt_token_ids),
+        completion_tokens=len(answer.token_ids),
+    )
+
+
+class EchoEngine:
+    """Answers from the prompt alone: the text's sentences, in another order, in the form asked for."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[str, Messages, Sampling]] = deque()
+        self.num_running = 0
+
+    def submit(self, request_id: str, messages: Messages, sampling: Sampling) -> None:
+        self._waiting.append((request_id, messages, sampling))
+        self.num_running += 1
+
+    def poll(self) -> list[Completion]:
+        request_id, messages, sampling = self._waiting.popleft()
+        self.num_running -= 1
+        prompt = messages[-1]["content"]
+        text = _echo(prompt, sampling.seed)
+        return [Completion(request_id, text, "stop", len(prompt.split()), len(text.split()))]
+
+    def close(self) -> None:
+        self._waiting.clear()
+
+
+def _echo(prompt: str, seed: int) -> str:
+    text, _, instruction = prompt.removeprefix("Text:").rpartition("\n\n")
+    text = text.partition("\n\nStudy strategy:")[0]
+    sentences = [s.strip(" .") for s in text.replace("\n", " ").split(". ") if s.strip(" .")]
+    if "questions" in instruction:
+        return "\n".join(
+            f"Q: Complete the fact: {s.rsplit(' ', 1)[0]}\nA: {s.split()[-1]}" for s in sentences
+        )
+    if "strategies" in instruction:
+        return "## Read it backwards\n## Read every second sentence first"
+    turn = seed % len(sentences) if sentences else 0
+    return " ".join(f"It is so that {s}." for s in sentences[turn:] + sentences[:turn])

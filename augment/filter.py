@@ -1,0 +1,143 @@
+"""Filter: generations -> texts that are kept, and texts that are dropped with a reason.
+
+Every answer becomes one text (or one per question-answer pair), and every text ends as kept or dropped.
+Reasons, checked in this order: `failed`, `truncated` (of questions cut short only the last falls),
+`refusal`, `unparsed` (questions without answers),
+`too_short`, `ungrounded` (a number or a name that the chunk does not have), `copy` (of the chunk),
+`repetition` (the text repeats itself).
+NOT covered: a wrong statement made of the chunk's own names and numbers.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
+
+from active_reading.augment.grounding import answer_is_grounded, ungrounded_word
+from active_reading.augment.identity import content_hash
+
+REFUSAL = re.compile(
+    r"\b(as an ai|i('m| am) (sorry|unable|not able|an ai)|i (cannot|can't|can not) (help|assist|provide|do|write)"
+    r"|i apologi[sz]e|happy to help|language model)\b",
+    re.IGNORECASE,
+)
+PAIR = re.compile(
+    r"^\W*(?:\d+[.)]\s*)?(?:Q|Question)(?:\s*\d+)?\W*[:.]\**\s*(?P<question>[^\n]+)\n+"
+    r"\W*(?:A|Answer)(?:\s*\d+)?\W*[:.]\**\s*(?P<answer>[^\n]+)",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+class FilterSettings(BaseModel):
+    """What a text must satisfy to be kept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    min_words: int = Field(8, ge=1, description="shorter texts fall (question-answer pairs excepted)")
+    max_copied: float = Field(
+        0.8, gt=0, le=1, description="largest share of 8-word runs taken from the chunk"
+    )
+    max_repeated: float = Field(0.3, gt=0, le=1, description="largest share of 4-word runs seen before")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What a text is checked against: its source span and the title above it."""
+
+    text: str
+    title: str
+
+    @cached_property
+    def runs(self) -> set[tuple[str, ...]]:
+        return set(_runs(self.text, 8))
+
+
+def filter_generations(
+    generations: pl.DataFrame, answers: dict[str, str], chunks: pl.DataFrame, settings: FilterSettings
+) -> pl.DataFrame:
+    """One row per text: the generation's columns, `id`, `text`, `reason` and `detail` (null when kept).
+
+    `answers` maps a template's name to what it answers; strategies only lead to other requests and are
+    left out. `chunks` has `chunk_id`, `text` and `title`.
+    """
+    sources = {row["chunk_id"]: Chunk(row["text"], row["title"]) for row in chunks.iter_rows(named=True)}
+    rows = []
+    for row in generations.iter_rows(named=True):
+        if answers[row["template"]] == "strategies":
+            continue
+        for item, (text, reason, detail) in enumerate(
+            judge(row, answers[row["template"]], sources[row["chunk_id"]], settings)
+        ):
+            identifier = content_hash(row["request_id"], item)
+            rows.append({**row, "id": identifier, "text": text, "reason": reason, "detail": detail})
+    schema = {**generations.schema, "id": pl.String, "reason": pl.String, "detail": pl.String}
+    return pl.DataFrame(rows, schema=schema)
+
+
+Verdict = tuple[str, str | None, str | None]
+
+
+def judge(row: dict[str, str], answer: str, chunk: Chunk, settings: FilterSettings) -> list[Verdict]:
+    """The texts in one generation, each with the reason and detail of its fall (None when kept)."""
+    text = row["text"]
+    if row["error"]:
+        return [(text, "failed", row["error"])]
+    truncated = row["finish_reason"] != "stop"
+    if truncated and answer == "text":
+        return [(text, "truncated", f"finish_reason={row['finish_reason']}")]
+    if match := REFUSAL.search(text):
+        return [(text, "refusal", match.group(0))]
+    if answer == "text":
+        return [(text, *_judge_text(text, chunk, settings))]
+    pairs = parse_pairs(text)
+    if not pairs:
+        return [(text, "unparsed", "no question with an answer")]
+    verdicts = [
+        (f"Question: {question}\nAnswer: {reply}", *_judge_pair(question, reply, chunk))
+        for question, reply in pairs
+    ]
+    if truncated:  # the cut may have gone through the last answer; the pairs before it are whole
+        verdicts[-1] = (verdicts[-1][0], "truncated", f"finish_reason={row['finish_reason']}")
+    return verdicts
+
+
+def parse_pairs(text: str) -> list[tuple[str, str]]:
+    """(question, answer) pairs in a model's answer, marks such as `Q:` or `**Question 2:**` removed."""
+    return [
+        (match["question"].strip(" *"), match["answer"].strip(" *")) for match in PAIR.finditer(text + "\n")
+    ]
+
+
+def _judge_text(text: str, chunk: Chunk, settings: FilterSettings) -> tuple[str | None, str | None]:
+    words = text.split()
+    if len(words) < settings.min_words:
+        return "too_short", f"{len(words)} words"
+    if word := ungrounded_word(text, chunk.text, chunk.title):
+        return "ungrounded", word
+    runs = _runs(text, 8)
+    copied = sum(run in chunk.runs for run in runs) / len(runs) if runs else 0.0
+    if copied > settings.max_copied:
+        return "copy", f"{copied:.2f} of the 8-word runs"
+    counts = Counter(_runs(text, 4))
+    repeated = 1 - len(counts) / counts.total() if counts else 0.0
+    if repeated > settings.max_repeated:
+        return "repetition", f"{repeated:.2f} of the 4-word runs"
+    return None, None
+
+
+def _judge_pair(question: str, reply: str, chunk: Chunk) -> tuple[str | None, str | None]:
+    if len(question.split()) < 4:
+        return "too_short", question
+    if word := ungrounded_word(question, chunk.text, chunk.title):
+        return "ungrounded", word
+    if not answer_is_grounded(reply, chunk.text):
+        return "ungrounded", f"answer '{reply[:80]}'"
+    return None, None
+
+
+def _runs(text: str, length: int) -> list[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.casefold())
+    return list(zip(*(words[start:] for start in range(length)), strict=False))

@@ -1,0 +1,243 @@
+"""Generate: chunks x templates -> the ledger, asking the engine only for what the ledger lacks.
+
+A request is addressed by what determines its answer: chunk text, template source, strategy, model and
+revision, sampling, replicate. Work to do = plan anti-join ledger; this one join is the resume after a
+crash, the incremental run over a grown corpus, and the reuse between studies.
+Strategy templates run in two stages without a barrier: as soon as the strategies of a chunk arrive,
+the requests that apply them join the queue. Requests go chunk by chunk, and the few-shot turns of a
+template come first in its prompts, so that the engine's prefix cache serves them.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
+
+from active_reading.augment.engine import Completion, Engine, Sampling
+from active_reading.augment.identity import content_hash
+from active_reading.augment.ledger import SCHEMA, Ledger
+from active_reading.prompts.render import Template, load_template
+
+Progress = Callable[[int, int, str], None]
+
+
+class TemplateUse(BaseModel):
+    """How often one template is asked, and how."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    template: str = Field(description="name of a shipped template, or a path to a .j2 file")
+    replicates: int = Field(1, ge=1, description="answers per chunk (and strategy)")
+    max_tokens: int = Field(256, ge=8, description="longer answers are cut and then rejected as truncated")
+    num_items: int = Field(4, ge=1, description="questions or strategies to ask for")
+    apply: str | None = Field(None, description="for strategies: the template that applies each of them")
+
+
+class GenerateSettings(BaseModel):
+    """What the generator is asked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    engine: Literal["vllm", "echo"] = "vllm"
+    temperature: float = Field(0.7, ge=0, le=2)
+    top_p: float = Field(0.95, gt=0, le=1)
+    seed: int = 0
+    max_model_len: int = Field(
+        2048, ge=128, description="context of the engine, prompt and answer, in tokens"
+    )
+    max_num_seqs: int = Field(96, ge=1, description="sequences that the engine runs side by side")
+    templates: list[TemplateUse] = [
+        TemplateUse(template="paraphrase", replicates=2),
+        TemplateUse(template="questions", replicates=2),
+        TemplateUse(template="propose_strategies", num_items=3, max_tokens=128, apply="apply_strategy"),
+    ]
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which weights answer: a name for people and a hash of their content."""
+
+    name: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One planned question to the engine."""
+
+    request_id: str
+    chunk_id: str
+    template: Template
+    use: TemplateUse
+    values: dict[str, Any]
+    strategy: str | None
+    replicate: int
+    sampling: Sampling
+
+
+class Planner:
+    """Knows every request of a study; see `initial` and `follow_ups`."""
+
+    def __init__(self, settings: GenerateSettings, model: ModelIdentity) -> None:
+        self.settings = settings
+        self.model = model
+        self.templates: dict[str, Template] = {}
+        for use in settings.templates:
+            for name in (use.template, use.apply):
+                if name is not None:
+                    self.templates[name] = load_template(name)
+            self._check(use)
+
+    def initial(self, chunks: Iterable[dict[str, Any]]) -> Iterator[Request]:
+        """Requests that depend on nothing but the chunk, chunk by chunk."""
+        for chunk in chunks:
+            for use in self.settings.templates:
+                yield from self._requests(use, self.templates[use.template], chunk, strategy=None)
+
+    def follow_ups(self, request: Request, answer: str, chunk: dict[str, Any]) -> Iterator[Request]:
+        """Requests that apply the strategies in `answer`; none for other templates."""
+        if request.use.apply is None or request.strategy is not None:
+            return
+        for strategy in parse_strategies(answer)[: request.use.num_items]:
+            yield from self._requests(request.use, self.templates[request.use.apply], chunk, strategy)
+
+    def _requests(
+        self, use: TemplateUse, template: Template, chunk: dict[str, Any], strategy: str | None
+    ) -> Iterator[Request]:
+        values = {"text": chunk["text"], "title": chunk["title"], "num_items": use.num_items}
+        if strategy is not None:
+            values["strategy"] = strategy
+        # Only what the template uses decides the id: a renamed file keeps its answers.
+        used = {name: values[name] for name in sorted(template.variables)}
+        drawn = self.settings
+        for replicate in range(use.replicates if use.apply is None or strategy is not None else 1):
+            request_id = content_hash(
+                template.hash,
+                used,
+                [self.model.name, self.model.revision],
+                [drawn.temperature, drawn.top_p, use.max_tokens, drawn.seed],
+                replicate,
+                size=16,
+            )
+            sampling = Sampling(drawn.temperature, drawn.top_p, use.max_tokens, int(request_id[:7], 16))
+            yield Request(request_id, chunk["chunk_id"], template, use, values, strategy, replicate, sampling)
+
+    def _check(self, use: TemplateUse) -> None:
+        template = self.templates[use.template]
+        if template.needs_strategy:
+            raise ValueError(f"template '{use.template}' needs a strategy: name it in 'apply' of another one")
+        if (use.apply is not None) != (template.answer == "strategies"):
+            raise ValueError(
+                f"generate.templates: 'apply' goes with a template whose answer is strategies, "
+                f"and '{use.template}' answers {template.answer}"
+            )
+        if use.apply is not None and not self.templates[use.apply].needs_strategy:
+            raise ValueError(f"template '{use.apply}' does not use 'strategy' and cannot apply one")
+
+
+def parse_strategies(text: str) -> list[str]:
+    """Strategies in a model's answer: headings or list items, in order, without repeats."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        match = re.match(r"\s*(?:#+|[-*]|\d+[.)])\s*(.+)", line)
+        strategy = match.group(1).strip(" *#:") if match else ""
+        if len(strategy.split()) >= 3:
+            found.setdefault(strategy.casefold(), strategy)
+    return list(found.values())
+
+
+def generate(
+    chunks: pl.DataFrame,
+    settings: GenerateSettings,
+    model: ModelIdentity,
+    ledger: Ledger,
+    make_engine: Callable[[], Engine],
+    progress: Progress,
+) -> tuple[pl.DataFrame, int]:
+    """Answer every planned request that the ledger lacks.
+
+    `chunks` has the columns of `chunk_documents` and `title`. Returns the ledger's rows for the whole
+    plan, in plan order, and the number of model calls made now. The engine starts only when needed.
+    """
+    planner = Planner(settings, model)
+    by_id = {chunk["chunk_id"]: chunk for chunk in chunks.iter_rows(named=True)}
+    known = {row["request_id"]: row for row in ledger.read().iter_rows(named=True)}
+    plan: dict[str, Request] = {}
+    queue: deque[Request] = deque()
+
+    def add(requests: Iterable[Request]) -> None:
+        for request in requests:
+            if request.request_id in plan:
+                continue
+            plan[request.request_id] = request
+            if request.request_id not in known:
+                queue.append(request)
+                continue
+            row = known[request.request_id]
+            add(planner.follow_ups(request, row["text"], by_id[request.chunk_id]))
+
+    add(planner.initial(by_id.values()))
+    num_calls = 0
+    if queue:
+        engine = make_engine()
+        try:
+            with ledger.writer() as writer:
+                for completion in _answer(engine, queue, 2 * settings.max_num_seqs):
+                    request = plan[completion.request_id]
+                    row = _row(request, completion, model)
+                    writer.append(row)
+                    known[request.request_id] = row
+                    add(planner.follow_ups(request, completion.text, by_id[request.chunk_id]))
+                    num_calls += 1
+                    progress(num_calls, num_calls + len(queue) + engine.num_running, "answers")
+        finally:
+            engine.close()
+    rows = [
+        {**known[request_id], "chunk_id": request.chunk_id, "template": request.template.name}
+        for request_id, request in plan.items()
+    ]
+    return pl.DataFrame(rows, schema=SCHEMA), num_calls
+
+
+def _answer(engine: Engine, queue: deque[Request], max_in_flight: int) -> Iterator[Completion]:
+    while queue or engine.num_running:
+        while queue and engine.num_running < max_in_flight:
+            request = queue.popleft()
+            engine.submit(request.request_id, request.template.messages(**request.values), request.sampling)
+        yield from engine.poll()
+
+
+def _row(request: Request, completion: Completion, model: ModelIdentity) -> dict[str, Any]:
+    return {
+        "request_id": request.request_id,
+        "chunk_id": request.chunk_id,
+        "template": request.template.name,
+        "template_hash": request.template.hash,
+        "strategy": request.strategy,
+        "replicate": request.replicate,
+        "model": model.name,
+        "model_revision": model.revision,
+        "temperature": request.sampling.temperature,
+        "top_p": request.sampling.top_p,
+        "max_tokens": request.sampling.max_tokens,
+        "seed": request.sampling.seed,
+        "prompt_tokens": completion.prompt_tokens,
+        "completion_tokens": completion.completion_tokens,
+        "finish_reason": completion.finish_reason,
+        "text": completion.text,
+        "error": completion.error,
+    }
+
+
+def make_engine(settings: GenerateSettings, model_folder: Path | str) -> Engine:
+    """The engine that the settings name, on the model in `model_folder` (or a Hugging Face id)."""
+    from active_reading.augment.engine import EchoEngine, VllmEngine
+
+    if settings.engine == "echo":
+        return EchoEngine()
+    return VllmEngine(str(model_folder), settings.max_model_len, settings.max_num_seqs, settings.seed)

@@ -1,0 +1,118 @@
+"""Ask a model closed-book questions, and measure how likely it finds given texts.
+
+The few-shot examples in front of every question are read once and their key-value cache is shared.
+B batch, T tokens.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import DynamicCache
+
+from active_reading.eval.questions import Question
+
+Progress = Callable[[int, int, str], None]
+
+
+class ClosedBook:
+    """A model with a few worked examples in mind, ready for questions."""
+
+    def __init__(self, model: Any, tokenizer: Any, examples: list[Question], max_new_tokens: int) -> None:
+        self.model, self.tokenizer, self.max_new_tokens = model, tokenizer, max_new_tokens
+        shots = "".join(f"Question: {e.question}\nAnswer: {e.answers[0]}\n\n" for e in examples)
+        self.prefix = tokenizer(shots, return_tensors="pt")["input_ids"].to(model.device)
+        if not examples:
+            self.prefix = torch.tensor([[tokenizer.eos_token_id]], device=model.device)
+        self.cache = DynamicCache(config=model.config)
+        with torch.no_grad():
+            model(input_ids=self.prefix, past_key_values=self.cache, use_cache=True)
+
+    @torch.no_grad()
+    def answer(self, questions: list[Question]) -> list[str]:
+        """Greedy answers, each cut at the end of its line."""
+        rows = [self._tokens(f"Question: {q.question}\nAnswer:") for q in questions]
+        width = max(len(row) for row in rows)
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.model.device)
+        mask = torch.tensor(
+            [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.model.device
+        )
+        prefix = self.prefix.expand(len(rows), -1)
+        full = torch.cat([prefix, ids], dim=1)
+        written = self.model.generate(
+            input_ids=full,
+            attention_mask=torch.cat([torch.ones_like(prefix), mask], dim=1),
+            past_key_values=self._cache(len(rows)),
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            stop_strings=["\n"],
+            tokenizer=self.tokenizer,
+            pad_token_id=pad,
+        )
+        texts = self.tokenizer.batch_decode(written[:, full.shape[1] :], skip_special_tokens=True)
+        return [text.partition("\n")[0].strip() for text in texts]
+
+    @torch.no_grad()
+    def answer_nll(self, questions: list[Question]) -> list[float]:
+        """Mean negative log-likelihood per token (nats) of each question's first answer."""
+        starts = [self._tokens(f"Question: {q.question}\nAnswer:") for q in questions]
+        golds = [self._tokens(f" {q.answers[0]}") for q in questions]
+        ids, mask = pad_right(
+            [start + gold for start, gold in zip(starts, golds, strict=True)], self.tokenizer.pad_token_id
+        )
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        full_mask = torch.cat([mask.new_ones(len(ids), self.prefix.shape[1]), mask], dim=1)
+        logits = self.model(
+            input_ids=ids, attention_mask=full_mask, past_key_values=self._cache(len(ids))
+        ).logits
+        losses = token_nll(logits, ids)
+        return [
+            float(losses[row, len(start) - 1 : len(start) - 1 + len(gold)].mean())
+            for row, (start, gold) in enumerate(zip(starts, golds, strict=True))
+        ]
+
+    def _cache(self, batch: int) -> DynamicCache:
+        cache = copy.deepcopy(self.cache)
+        cache.batch_repeat_interleave(batch)
+        return cache
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@torch.no_grad()
+def text_nll(
+    model: Any, tokenizer: Any, texts: list[str], batch_size: int, max_length: int = 512
+) -> list[float]:
+    """Mean negative log-likelihood per token (nats) of each text, its first token excepted."""
+    rows = [tokenizer(text, truncation=True, max_length=max_length)["input_ids"] for text in texts]
+    losses: list[float] = []
+    for batch in batched(rows, batch_size):
+        ids, mask = pad_right(batch, tokenizer.pad_token_id)
+        ids, mask = ids.to(model.device), mask.to(model.device)
+        per_token = token_nll(model(input_ids=ids, attention_mask=mask).logits, ids)
+        losses += [float(per_token[row, : len(tokens) - 1].mean()) for row, tokens in enumerate(batch)]
+    return losses
+
+
+def token_nll(logits: Tensor, ids: Tensor) -> Tensor:
+    """(B, T-1) negative log-likelihood of each next token, from logits (B, T, V)."""
+    return F.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+
+
+def pad_right(rows: list[list[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, both (B, T)."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([row + [pad_token_id] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    return ids, mask
+
+
+def batched(items: list[Any], size: int) -> Iterator[list[Any]]:
+    """Consecutive pieces of at most `size` items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

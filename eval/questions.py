@@ -1,0 +1,58 @@
+"""Questions with short answers, from JSON lines: `question`, `answers`, optional `document`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+DATA = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One closed-book question; the first answer is the one whose likelihood is measured."""
+
+    question: str
+    answers: tuple[str, ...]
+    document: str | None = None
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read a JSONL file of questions.
+
+    Raises ValueError naming the file and line of a missing file, broken JSON or missing field.
+    """
+    if not path.is_file():
+        raise ValueError(f"questions file {path} does not exist")
+    questions = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            answers = tuple(str(answer) for answer in row["answers"])
+            questions.append(Question(str(row["question"]), answers, row.get("document")))
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f'{path}:{number}: needs {{"question": "...", "answers": ["..."]}} ({error!r})'
+            ) from error
+        if not answers or not all(answer.strip() for answer in answers):
+            raise ValueError(f"{path}:{number}: 'answers' must hold at least one non-empty answer")
+    if not questions:
+        raise ValueError(f"questions file {path} is empty")
+    return questions
+
+
+def general_questions() -> list[Question]:
+    """Well-known questions that ship with the package: what a model should still know."""
+    return read_questions(DATA / "general_questions.jsonl")
+
+
+def few_shot_examples() -> list[Question]:
+    """The worked examples in front of every closed-book question."""
+    return read_questions(DATA / "few_shot.jsonl")
+
+
+def general_text() -> list[str]:
+    """Paragraphs of general prose that ship with the package."""
+    lines = (DATA / "general_text.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]

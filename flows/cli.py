@@ -1,0 +1,121 @@
+"""The command line: `active-reading run CONFIG_OR_PATH [section.key=value ...]` and its stages.
+
+A user's mistake is one line on standard error and exit code 2; Ctrl-C is exit code 130 and loses nothing.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+from active_reading.flows.pipeline import STAGES, run_flow, run_plain, schedule
+from active_reading.flows.settings import demo_study, load_study
+
+HELP = {
+    "ingest": "read the documents",
+    "chunk": "cut them into chunks",
+    "generate": "have the model study every chunk",
+    "filter": "drop texts that are unfaithful or broken",
+    "dedupe": "drop texts that repeat others",
+    "export": "write the data set",
+    "train": "train every method on every data",
+    "evaluate": "measure what was learned and lost",
+    "report": "write the report (the whole job without Prefect)",
+}
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    arguments = _parser().parse_args()
+    _set_up_output()
+    try:
+        _run(arguments)
+    except KeyboardInterrupt:
+        _leave("interrupted: what is finished is kept; run the same command again to go on", 130)
+    except (ValueError, OSError) as error:
+        if os.environ.get("ACTIVE_READING_TRACEBACK"):
+            raise
+        _leave(f"error: {' '.join(str(error).split())}", 2)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.command == "demo":
+        study = demo_study(_overrides(arguments))
+    else:
+        study = load_study(arguments.target, _overrides(arguments))
+    if arguments.command == "schedule":
+        schedule(study, arguments.cron)
+    elif arguments.command in ("run", "demo"):
+        _show(run_flow(study))
+    else:
+        place = run_plain(study, arguments.command)
+        if arguments.command == "report":
+            _show(place)
+        else:
+            print(f"{arguments.command}: {place}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="active-reading",
+        description="Teach a language model a body of documents, and prove that it forgot nothing.",
+    )
+    parser.add_argument("--version", action="version", version=f"active-reading {version('active-reading')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run the whole job as a Prefect flow, reusing what is finished")
+    served = commands.add_parser("schedule", help="run the whole job on a cron schedule, until interrupted")
+    served.add_argument("--cron", required=True, help='when to run, such as "0 2 * * *"')
+    demo = commands.add_parser("demo", help="run the study that ships with the package")
+    stages = [commands.add_parser(stage, help=f"up to here: {HELP[stage]}") for stage in STAGES]
+    for command in (run, served, *stages):
+        command.add_argument(
+            "target", metavar="CONFIG_OR_PATH", help="a study in YAML, or a folder of documents"
+        )
+    for command in (run, served, demo, *stages):
+        command.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that win")
+        command.add_argument("--model", help="a Hugging Face id or a folder")
+    return parser
+
+
+def _overrides(arguments: argparse.Namespace) -> list[str]:
+    model = [f"model={json.dumps(arguments.model)}"] if arguments.model else []
+    return [*arguments.overrides, *model]
+
+
+def _show(page: Path) -> None:
+    from active_reading.eval.report import summary_table
+
+    results = json.loads(page.with_name("results.json").read_text(encoding="utf-8"))
+    print(f"\n{summary_table(results)}\n\nReport: {page}")
+
+
+def _set_up_output() -> None:
+    """Our own lines on standard output; other libraries speak only of errors."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Line())
+    logger = logging.getLogger("active_reading")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+class _Line(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        return prefix + record.getMessage()
+
+
+def _leave(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The output folder of a study: claimed once, never taken from another program."""
+
+import logging
+
+import yaml
+
+from active_reading.flows.settings import Study
+
+logger = logging.getLogger(__name__)
+STUDY_FILE = "study.yaml"
+
+
+def open_output(study: Study) -> None:
+    """Make or reopen the output folder and write the resolved study into it.
+
+    A folder of another configuration is used with a warning: steps are addressed by content, so nothing
+    in it is lost or mixed up. Raises ValueError when it holds files of another program, or cannot be
+    written.
+    """
+    root = study.root
+    resolved = study.model_dump()
+    marker = root / STUDY_FILE
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if marker.is_file():
+            before = yaml.safe_load(marker.read_text(encoding="utf-8"))
+            if changed := _changed_keys(before if isinstance(before, dict) else {}, resolved):
+                logger.warning(
+                    "output folder %s was last used with other settings (%s): what they do not touch is "
+                    "reused, and earlier results stay",
+                    root,
+                    ", ".join(changed[:5]),
+                )
+        elif any(root.iterdir()):
+            raise ValueError(
+                f"output folder {root} holds files that are not of a study: "
+                "choose an empty or new folder with output=FOLDER"
+            )
+        marker.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"output folder {root} cannot be used ({error.strerror}): choose another with output=FOLDER"
+        ) from error
+
+
+def _changed_keys(before: dict[str, object], now: dict[str, object], prefix: str = "") -> list[str]:
+    changed = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed += _changed_keys(old, new, f"{prefix}{key}.")
+        elif old != new:
+            changed.append(f"{prefix}{key}")
+    return changed

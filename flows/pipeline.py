@@ -1,0 +1,102 @@
+"""The pipeline: every stage in order, as plain calls or as one Prefect flow with a task per stage."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from active_reading.flows import stages
+from active_reading.flows.output import open_output
+from active_reading.flows.results import write_results
+from active_reading.flows.settings import Study
+from active_reading.flows.steps import Step
+
+STAGES = ("ingest", "chunk", "generate", "filter", "dedupe", "export", "train", "evaluate", "report")
+Call = Callable[..., Any]
+
+
+def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> Path:
+    """Run the stages up to and including `until`; finished steps are reused.
+
+    `task` wraps each stage's function under a name (for Prefect, or not at all). Returns the folder of
+    the last step, or the report page.
+    """
+    stages.check_study(study)
+    open_output(study)
+    documents = task(stages.ingest, "ingest")(study)
+    if until == "ingest":
+        return documents.folder
+    chunks = task(stages.chunk, "chunk")(study, documents)
+    if until == "chunk":
+        return chunks.folder
+    generations = task(stages.generate, "generate")(study, documents, chunks)
+    if until == "generate":
+        return generations.folder
+    filtered = task(stages.filter_, "filter")(study, documents, chunks, generations)
+    if until == "filter":
+        return filtered.folder
+    distinct = task(stages.dedupe, "dedupe")(study, filtered)
+    if until == "dedupe":
+        return distinct.folder
+    dataset = task(stages.export, "export")(study, documents, chunks, generations, filtered, distinct)
+    if until == "export":
+        return dataset.folder
+    trained: dict[str, Step | None] = {"base": None}
+    for data in study.train.data:
+        for method in study.train.methods:
+            name = f"{data}-{method}"
+            trained[name] = task(stages.train, f"train {name}")(study, dataset, data, method)
+    if until == "train":
+        return study.root
+    scored = {
+        name: task(stages.evaluate, f"evaluate {name}")(study, step, name) for name, step in trained.items()
+    }
+    if until == "evaluate":
+        return study.root
+    steps = {
+        "ingest": documents,
+        "chunk": chunks,
+        "generate": generations,
+        "filter": filtered,
+        "dedupe": distinct,
+        "export": dataset,
+    }
+    return task(write_results, "report")(study, steps, trained, scored)
+
+
+def run_plain(study: Study, until: str) -> Path:
+    """Run without Prefect."""
+    return run_stages(study, until, lambda function, _: function)
+
+
+def set_prefect_defaults() -> None:
+    """Settings that Prefect reads when it is imported; the user's own always win."""
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "active_reading")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def make_flow() -> Any:
+    """The Prefect flow `active-reading`; its one parameter is the study's text in YAML."""
+    from active_reading.flows.served import study_flow
+
+    return study_flow
+
+
+def run_flow(study: Study) -> Path:
+    """Run as a Prefect flow: on the server that PREFECT_API_URL names, else on a temporary one."""
+    set_prefect_defaults()
+    page: Path = make_flow()(yaml.safe_dump(study.model_dump(), sort_keys=False))
+    return page
+
+
+def schedule(study: Study, cron: str) -> None:
+    """Serve the flow on a cron schedule until interrupted. Raises ValueError for a bad cron line."""
+    set_prefect_defaults()
+    from active_reading.flows.server import serve
+
+    serve(make_flow(), study, cron)

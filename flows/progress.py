@@ -1,0 +1,38 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then when piped."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Progress:
+    """Called with (done, total, unit) as often as one likes; used as a context manager."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.bar: tqdm | None = None  # type: ignore[type-arg]
+        self.began = self.printed = time.monotonic()
+
+    def __call__(self, done: int, total: int, unit: str) -> None:
+        if sys.stderr.isatty():
+            if self.bar is None:
+                self.bar = tqdm(desc=self.label, total=total, unit=f" {unit}", leave=False, file=sys.stderr)
+            self.bar.total = total
+            self.bar.update(done - self.bar.n)
+            return
+        now = time.monotonic()
+        if now - self.printed >= SECONDS_BETWEEN_LINES:
+            self.printed = now
+            rate = done / (now - self.began)
+            left = f", about {(total - done) / rate:.0f} s left" if rate else ""
+            print(f"{self.label}: {done} of {total} {unit}, {rate:.1f} per second{left}", flush=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()

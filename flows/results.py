@@ -1,0 +1,113 @@
+"""Results: the finished steps of a study -> results.json and the report page."""
+
+import json
+import os
+import shutil
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from active_reading.flows.models import resolve_model
+from active_reading.flows.settings import Study
+from active_reading.flows.stages import funnel
+from active_reading.flows.steps import Step
+
+NUM_EXAMPLES = 10
+NUM_QUESTIONS = 12
+
+
+def write_results(
+    study: Study, steps: dict[str, Step], trained: dict[str, Step | None], scored: dict[str, Step]
+) -> Path:
+    """Write the report and everything beside it into the study's folder; returns the page."""
+    from active_reading.eval.report import write_report
+
+    results = collect_results(study, steps, trained, scored)
+    partial = study.root / ".report"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    write_report(results, partial)
+    for path in partial.iterdir():
+        os.replace(path, study.root / path.name)
+    partial.rmdir()
+    return study.root / "index.html"
+
+
+def collect_results(
+    study: Study, steps: dict[str, Step], trained: dict[str, Step | None], scored: dict[str, Step]
+) -> dict[str, Any]:
+    """Everything the report shows, as JSON values."""
+    model = resolve_model(study.model)
+    identity = {"model": model.name, "revision": model.revision}
+    sampling = study.generate.model_dump(include={"engine", "temperature", "top_p", "seed"})
+    stages = [*steps.items()]
+    stages += [(f"train {name}", step) for name, step in trained.items() if step]
+    stages += [(f"evaluate {name}", step) for name, step in scored.items()]
+    return {
+        "version": version("active-reading"),
+        "study": study.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "corpus": {**steps["ingest"].summary, **steps["chunk"].summary},
+        "generator": {**identity, **sampling},
+        "student": identity,
+        "templates": funnel(steps["generate"], steps["filter"], steps["dedupe"]),
+        "models": [_model(study, name, trained[name], step) for name, step in scored.items()],
+        "questions": _questions(scored),
+        "examples": _examples(steps),
+        "stages": [{"name": name, "seconds": step.seconds} for name, step in stages],
+    }
+
+
+def _model(study: Study, name: str, trained: Step | None, scored: Step) -> dict[str, Any]:
+    data, method = name.split("-") if trained else (None, None)
+    rate = getattr(study.train.learning_rates, method) if method else None
+    return {
+        "name": name,
+        "data": data,
+        "method": method,
+        "learning_rate": rate,
+        "seed": study.train.seed,
+        "train": trained.summary if trained else None,
+        "learning": scored.summary["learning"],
+        "retention": scored.summary["retention"],
+    }
+
+
+def _questions(scored: dict[str, Step]) -> list[dict[str, Any]]:
+    """Some gold questions, evenly spread, with every model's answer."""
+    samples = {
+        name: [json.loads(line) for line in (step.folder / "samples.jsonl").read_text("utf-8").splitlines()]
+        for name, step in scored.items()
+    }
+    asked = samples["base"]
+    return [
+        {
+            **{key: asked[place][key] for key in ("question", "answers", "document")},
+            "model_answers": {
+                name: {"answer": rows[place]["answer"], "f1": rows[place]["f1"]}
+                for name, rows in samples.items()
+            },
+        }
+        for place in _spread(len(asked), NUM_QUESTIONS)
+    ]
+
+
+def _examples(steps: dict[str, Step]) -> list[dict[str, Any]]:
+    """Some generated texts, evenly spread over the templates, each with its document and span."""
+    texts = pl.read_parquet(steps["dedupe"].folder / "distinct.parquet").sort("template", "id")
+    chunks = pl.read_parquet(steps["chunk"].folder / "chunks.parquet").select(
+        "chunk_id", "document_id", "start", "end"
+    )
+    documents = pl.read_parquet(steps["ingest"].folder / "documents.parquet")
+    documents = documents.select("document_id", "source", "title", pl.col("text").alias("document_text"))
+    chosen = texts[_spread(texts.height, NUM_EXAMPLES)]
+    columns = ["id", "template", "strategy", "text", "source", "title", "start", "end", "document_text"]
+    joined = chosen.join(chunks, on="chunk_id", maintain_order="left")
+    return joined.join(documents, on="document_id", maintain_order="left").select(columns).to_dicts()
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    return [place * count // wanted for place in range(wanted)] if count > wanted else list(range(count))

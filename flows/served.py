@@ -1,0 +1,28 @@
+"""The Prefect flow itself: importing this module imports Prefect."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect import flow, task
+
+from active_reading.flows.pipeline import run_stages
+from active_reading.flows.settings import Study
+
+
+def _as_task(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    # Our steps are the cache, and arguments are passed on unread: they hold paths, not data.
+    return task(function, name=name, persist_result=False, cache_policy=None)
+
+
+@flow(name="active-reading", validate_parameters=False, persist_result=False)
+def study_flow(study: str) -> Path:
+    """Run a study, given as YAML text; returns the report page."""
+    logger = logging.getLogger("active_reading")
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler(sys.stdout))
+        logger.setLevel(logging.INFO)
+    return run_stages(Study.model_validate(yaml.safe_load(study)), "report", _as_task)

@@ -1,0 +1,141 @@
+"""The study: one YAML file, validated once, that configures every stage.
+
+Sections are the stages' own settings. Unknown keys and bad values are refused with the key, the value and
+what is allowed. Paths in the file are relative to the file.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from active_reading.augment.chunk import ChunkSettings
+from active_reading.augment.dedupe import DedupeSettings
+from active_reading.augment.export import ExportSettings
+from active_reading.augment.filter import FilterSettings
+from active_reading.augment.generate import GenerateSettings
+from active_reading.augment.ingest import IngestSettings
+from active_reading.eval.settings import EvaluateSettings
+from active_reading.train.settings import TrainSettings
+
+DEMO = Path(__file__).parent / "demo"
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+
+
+class Study(BaseModel):
+    """Everything one run depends on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[\w][\w .-]*$", description="names the output folder and the report")
+    output: str = Field("", description="output folder; empty: runs/<name>")
+    model: str = Field(DEFAULT_MODEL, description="generator and student: a Hugging Face id or a folder")
+    corpus: IngestSettings
+    chunk: ChunkSettings = ChunkSettings()
+    generate: GenerateSettings = GenerateSettings()
+    filter: FilterSettings = FilterSettings()
+    dedupe: DedupeSettings = DedupeSettings()
+    export: ExportSettings = ExportSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    @property
+    def root(self) -> Path:
+        """The output folder, absolute."""
+        return Path(self.output or Path("runs") / self.name).expanduser().absolute()
+
+
+def load_study(target: str, overrides: list[str]) -> Study:
+    """The study in a YAML file, or one with default settings on a folder of documents.
+
+    `overrides` are `section.key=value`, the value in YAML. Raises ValueError, in one line, for anything
+    that is wrong.
+    """
+    path = Path(target).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        values = _read_yaml(path)
+    else:
+        values = _study_of_folder(path)
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return Study.model_validate(values)
+    except ValidationError as error:
+        raise ValueError("; ".join(_explain(detail) for detail in error.errors())) from error
+
+
+def demo_study(overrides: list[str]) -> Study:
+    """The study that ships with the package."""
+    return load_study(str(DEMO / "study.yaml"), overrides)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"study file {path} does not exist")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold sections such as 'corpus:' and 'train:'")
+    values.setdefault("name", path.stem)
+    for section, key in (("corpus", "path"), ("evaluate", "questions")):
+        part = values.get(section)
+        if isinstance(part, dict) and isinstance(part.get(key), str):
+            part[key] = str(path.parent.absolute() / Path(part[key]).expanduser())
+    templates = values["generate"].get("templates") if isinstance(values.get("generate"), dict) else None
+    for use in templates if isinstance(templates, list) else []:
+        for key in ("template", "apply"):
+            if isinstance(use, dict) and str(use.get(key)).endswith(".j2"):
+                use[key] = str(path.parent.absolute() / use[key])
+    return values
+
+
+def _study_of_folder(path: Path) -> dict[str, Any]:
+    name = re.sub(r"[^\w.-]+", "-", path.absolute().name).strip("-.") or "study"
+    values: dict[str, Any] = {"name": name, "corpus": {"path": str(path.absolute())}}
+    questions = path / "questions.jsonl"
+    if questions.is_file():
+        values["evaluate"] = {"questions": str(questions.absolute())}
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, found, text = override.partition("=")
+    if not found or not key.strip():
+        raise ValueError(f"'{override}' is not of the form section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the value in '{override}' is not valid YAML") from error
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"'{override}': '{section}' is not a section")
+    values[last] = value
+
+
+def _explain(detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        allowed = _allowed_keys(detail["loc"][:-1])
+        close = difflib.get_close_matches(str(detail["loc"][-1]), allowed, n=1)
+        hint = f", did you mean '{close[0]}'?" if close else ""
+        return f"unknown key '{key}'{hint} (allowed: {', '.join(allowed)})"
+    if detail["type"] == "missing":
+        return f"'{key}' is missing"
+    return f"{key}={detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Study
+    for part in location:
+        if isinstance(part, str):
+            annotation = model.model_fields[part].annotation
+            inner = [kind for kind in getattr(annotation, "__args__", ()) if hasattr(kind, "model_fields")]
+            model = inner[0] if inner else annotation
+    return list(model.model_fields)

@@ -1,0 +1,253 @@
+"""Stages: plain functions from a study (and finished steps) to a finished step.
+
+Each one works without Prefect. A number in `VERSIONS` goes up when the code of a stage changes its results.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from active_reading.augment.funnel import build_funnel, request_counts
+from active_reading.augment.identity import content_hash
+from active_reading.augment.ingest import read_documents
+from active_reading.flows.models import ResolvedModel, resolve_model
+from active_reading.flows.progress import Progress
+from active_reading.flows.settings import Study
+from active_reading.flows.steps import Step, file_hash, run_step
+from active_reading.prompts.render import Template, load_template
+
+logger = logging.getLogger(__name__)
+VERSIONS = {
+    "ingest": 1,
+    "chunk": 1,
+    "generate": 1,
+    "filter": 1,
+    "dedupe": 1,
+    "export": 1,
+    "train": 1,
+    "evaluate": 1,
+}
+
+
+def ingest(study: Study) -> Step:
+    """Read the corpus; the files are read at every run, so a changed one is always noticed."""
+    documents, skipped = read_documents(study.corpus)
+    for file in skipped:
+        logger.warning("skipped %s: %s", file.source, file.reason)
+
+    def build(folder: Path) -> dict[str, Any]:
+        documents.write_parquet(folder / "documents.parquet")
+        listed = [dataclasses.asdict(file) for file in skipped]
+        (folder / "skipped.json").write_text(json.dumps(listed, indent=1), encoding="utf-8")
+        return {
+            "documents": documents.height,
+            "characters": int(documents["num_chars"].sum()),
+            "skipped": listed,
+        }
+
+    rows = documents.select("document_id", "source").rows()
+    content = content_hash([list(row) for row in rows], [[file.source, file.reason] for file in skipped])
+    return _step(study, "ingest", study.corpus.model_dump(exclude={"path"}), {"files": content}, build)
+
+
+def chunk(study: Study, documents: Step) -> Step:
+    """Cut the documents into chunks."""
+    model = resolve_model(study.model)
+
+    def build(folder: Path) -> dict[str, Any]:
+        from active_reading.augment.chunk import chunk_documents
+        from active_reading.train.load import load_tokenizer
+
+        rows = chunk_documents(_read(documents, "documents"), load_tokenizer(model.folder), study.chunk)
+        rows.write_parquet(folder / "chunks.parquet")
+        return {"chunks": rows.height, "tokens": int(rows["num_tokens"].sum())}
+
+    inputs = {"documents": documents.digest, "model": model.revision}
+    return _step(study, "chunk", study.chunk.model_dump(), inputs, build)
+
+
+def generate(study: Study, documents: Step, chunks: Step) -> Step:
+    """Have the model study every chunk; only answers that the ledger lacks cost anything."""
+    model = resolve_model(study.model)
+    templates = _templates(study)
+
+    def build(folder: Path) -> dict[str, Any]:
+        from active_reading.augment.generate import ModelIdentity, make_engine
+        from active_reading.augment.generate import generate as ask
+        from active_reading.augment.ledger import Ledger
+
+        # The echo engine's answers are no model's: they must never be reused as such.
+        identity = ModelIdentity(model.name, model.revision if study.generate.engine == "vllm" else "echo")
+        with Progress("generate") as progress:
+            rows, num_calls = ask(
+                _with_titles(chunks, documents),
+                study.generate,
+                identity,
+                Ledger(study.root / "ledger"),
+                lambda: make_engine(study.generate, model.folder),
+                progress,
+            )
+        rows.write_parquet(folder / "generations.parquet")
+        counts = request_counts(rows)
+        logger.info(
+            "generate: %d model calls, %s", num_calls, ", ".join(f"{k} {n}" for k, n in counts.items())
+        )
+        if counts["planned"] != counts["accepted"] + counts["rejected"] + counts["failed"]:
+            raise RuntimeError(f"requests do not add up: {counts}")
+        return counts
+
+    hashes = {name: template.hash for name, template in templates.items()}
+    inputs = {"documents": documents.digest, "chunks": chunks.digest, "model": model.revision, **hashes}
+    return _step(study, "generate", study.generate.model_dump(), inputs, build)
+
+
+def filter_(study: Study, documents: Step, chunks: Step, generations: Step) -> Step:
+    """Keep the faithful texts; the others are kept too, apart, with their reason."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        from active_reading.augment.filter import filter_generations
+
+        answers = {name: template.answer for name, template in _templates(study).items()}
+        rows = filter_generations(
+            _read(generations, "generations"), answers, _with_titles(chunks, documents), study.filter
+        )
+        kept = rows.filter(pl.col("reason").is_null()).drop("reason", "detail")
+        kept.write_parquet(folder / "kept.parquet")
+        rows.filter(pl.col("reason").is_not_null()).write_parquet(folder / "dropped.parquet")
+        return {"texts": rows.height, "kept": kept.height}
+
+    return _step(study, "filter", study.filter.model_dump(), {"generations": generations.digest}, build)
+
+
+def dedupe(study: Study, filtered: Step) -> Step:
+    """Keep one text of each group of near-equal ones."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        from active_reading.augment.dedupe import mark_duplicates
+
+        rows = mark_duplicates(_read(filtered, "kept"), study.dedupe)
+        distinct = rows.filter(pl.col("duplicate_of").is_null()).drop("duplicate_of", "similarity")
+        distinct.write_parquet(folder / "distinct.parquet")
+        rows.filter(pl.col("duplicate_of").is_not_null()).write_parquet(folder / "dropped.parquet")
+        return {"kept": rows.height, "distinct": distinct.height}
+
+    return _step(study, "dedupe", study.dedupe.model_dump(), {"kept": filtered.digest}, build)
+
+
+def export(
+    study: Study, documents: Step, chunks: Step, generations: Step, filtered: Step, distinct: Step
+) -> Step:
+    """Write the data set and its card."""
+    model = resolve_model(study.model)
+
+    def build(folder: Path) -> dict[str, Any]:
+        from active_reading.augment.export import build_rows, make_card, write_dataset
+        from active_reading.train.load import load_tokenizer
+
+        rows = build_rows(
+            _with_titles(chunks, documents), _read(distinct, "distinct"), load_tokenizer(model.folder)
+        )
+        lines = funnel(generations, filtered, distinct)
+        generator = {"model": model.name, "revision": model.revision}
+        generator |= study.generate.model_dump(include={"engine", "temperature", "top_p", "seed"})
+        sources = {name: template.source for name, template in _templates(study).items()}
+        write_dataset(rows, make_card(study.name, rows, lines, generator, sources, study.export), folder)
+        return {"rows": rows.height, "tokens": int(rows["num_tokens"].sum())}
+
+    inputs = {step.folder.name: step.digest for step in (documents, chunks, generations, filtered, distinct)}
+    return _step(study, "export", study.export.model_dump(), inputs, build)
+
+
+def train(study: Study, dataset: Step, data: str, method: Any) -> Step:
+    """Train the study's model with one method on the naive or the augmented data."""
+    model = resolve_model(study.model)
+    part = {"naive": "chunks", "augmented": "text"}[data]
+
+    def build(folder: Path) -> dict[str, Any]:
+        from active_reading.train.trainer import train_model
+
+        texts = pl.read_parquet(dataset.folder / "data" / part / "*.parquet")["text"].to_list()
+        with Progress(f"train {data}-{method}") as progress:
+            return train_model(texts, str(model.folder), method, study.train, folder, progress)
+
+    settings = study.train.model_dump(exclude={"methods", "data", "learning_rates", "lora", "memory"})
+    settings |= {"method": method, "data": data, "learning_rate": getattr(study.train.learning_rates, method)}
+    if method != "full":
+        settings[method] = getattr(study.train, method).model_dump()
+    inputs = {"dataset": dataset.digest, "model": model.revision}
+    return _step(study, "train", settings, inputs, build, label=f"train-{data}-{method}")
+
+
+def evaluate(study: Study, trained: Step | None, name: str = "base") -> Step:
+    """Score a trained model, or the untouched one."""
+    model = resolve_model(study.model)
+
+    def build(folder: Path) -> dict[str, Any]:
+        from active_reading.eval.evaluate import evaluate_model
+
+        with Progress(f"evaluate {name}") as progress:
+            path = trained.folder if trained else model.folder
+            scores = evaluate_model(path, model.folder, study.evaluate, progress)
+        with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in scores.pop("answers"))
+        (folder / "results.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
+        return scores
+
+    questions = study.evaluate.questions
+    inputs = {"model": model.revision, "trained": trained.digest if trained else "base"}
+    if questions:
+        if not Path(questions).is_file():
+            raise ValueError(f"evaluate.questions={questions}: no such file")
+        inputs["questions"] = file_hash(Path(questions))
+    settings = study.evaluate.model_dump(exclude={"questions", "batch_size"})
+    return _step(study, "evaluate", settings, inputs, build, label=f"evaluate-{name}")
+
+
+def funnel(generations: Step, filtered: Step, distinct: Step) -> list[dict[str, Any]]:
+    """Counts and drop reasons per template, from the files of the three steps."""
+    texts = _together(_read(filtered, "kept"), _read(filtered, "dropped"))
+    marked = _together(_read(distinct, "distinct"), _read(distinct, "dropped"))
+    return build_funnel(_read(generations, "generations"), texts, marked)
+
+
+def check_study(study: Study) -> ResolvedModel:
+    """Fail now rather than after an hour: templates, questions, memory settings, model."""
+    _templates(study)
+    from active_reading.augment.generate import ModelIdentity, Planner
+
+    Planner(study.generate, ModelIdentity("", ""))
+    if study.evaluate.questions:
+        from active_reading.eval.questions import read_questions
+
+        read_questions(Path(study.evaluate.questions))
+    return resolve_model(study.model)
+
+
+def _templates(study: Study) -> dict[str, Template]:
+    names: Iterable[str | None] = (n for use in study.generate.templates for n in (use.template, use.apply))
+    loaded = [load_template(name) for name in names if name]
+    return {template.name: template for template in loaded}
+
+
+def _read(step: Step, name: str) -> pl.DataFrame:
+    return pl.read_parquet(step.folder / f"{name}.parquet")
+
+
+def _with_titles(chunks: Step, documents: Step) -> pl.DataFrame:
+    titles = _read(documents, "documents").select("document_id", "title", "source")
+    return _read(chunks, "chunks").join(titles, on="document_id", how="left", maintain_order="left")
+
+
+def _together(first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:
+    return pl.concat([first, second], how="diagonal")
+
+
+def _step(
+    study: Study, name: str, config: dict[str, Any], inputs: dict[str, str], build: Any, label: str = ""
+) -> Step:
+    return run_step(study.root, label or name, VERSIONS[name], config, inputs, build)

@@ -1,0 +1,115 @@
+"""Steps: a result lives in a folder named by what it was made from, and is made once.
+
+Folder = step name + hash of version, configuration and inputs. `manifest.json` is written last; a folder
+without it, or with a missing or cut file, is made again. The digest in the manifest is the hash of the
+files themselves: later steps depend on it, so a result that was made again differently is noticed.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from active_reading.augment.identity import content_hash
+
+logger = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished step."""
+
+    folder: Path
+    digest: str
+    seconds: float
+    summary: dict[str, Any]
+
+
+def run_step(
+    root: Path,
+    name: str,
+    version: int,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    build: Callable[[Path], dict[str, Any] | None],
+) -> Step:
+    """Return the finished step, building it when needed.
+
+    `inputs` are content hashes. `build` fills the folder and returns a summary for the manifest. Two
+    processes that want the same step take turns: the second finds it finished.
+    """
+    folder = root / f"{name}-{content_hash(name, version, config, inputs, size=6)}"
+    if step := read_step(folder):
+        logger.info("%s: already done (%s)", name, folder.name)
+        return step
+    locks = root / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with _lock(locks / f"{folder.name}.lock", name):
+        if step := read_step(folder):
+            return step
+        if folder.exists():
+            logger.info("%s: an unfinished or damaged result is made again", name)
+            shutil.rmtree(folder)
+        folder.mkdir()
+        logger.info("%s: started", name)
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        began = time.monotonic()
+        summary = build(folder) or {}
+        seconds = time.monotonic() - began
+        step = _finish(folder, name, inputs, seconds, summary)
+        logger.info("%s: done in %.0f s", name, seconds)
+    return step
+
+
+def read_step(folder: Path) -> Step | None:
+    """The step in `folder`, or None when it is not finished or its files are not all there."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        whole = all((folder / name).stat().st_size == size for name, size in manifest["files"].items())
+        step = Step(folder, manifest["digest"], manifest["seconds"], manifest["summary"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return step if whole else None
+
+
+def file_hash(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _finish(folder: Path, name: str, inputs: dict[str, str], seconds: float, summary: dict[str, Any]) -> Step:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in paths}
+    manifest = {
+        "step": name,
+        "inputs": inputs,
+        "seconds": round(seconds, 1),
+        "summary": summary,
+        "files": {file: (folder / file).stat().st_size for file in hashes},
+        "digest": content_hash(hashes, summary, size=16),
+    }
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, folder / MANIFEST)
+    return Step(folder, str(manifest["digest"]), round(seconds, 1), summary)
+
+
+def _lock(path: Path, name: str) -> FileLock:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0.1)
+    except Timeout:
+        logger.info("%s: another run is making the same result; waiting for it", name)
+        lock.acquire()
+    return lock

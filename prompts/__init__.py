@@ -1,0 +1,1 @@
+"""Words for the model: Jinja templates and their strict, sandboxed rendering."""

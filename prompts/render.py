@@ -1,0 +1,130 @@
+"""Templates: Jinja files with YAML front matter, rendered strictly and in a sandbox.
+
+In: a template name (shipped) or a path to a `.j2` file. Out: chat messages for the generator.
+A missing variable, an unknown front-matter field or a broken template is an error that names the file.
+NOT covered: how an answer is parsed (that is `augment`).
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jinja2
+import jinja2.meta
+import jinja2.sandbox
+import yaml
+
+FOLDER = Path(__file__).parent / "templates"
+VARIABLES = {"text", "title", "strategy", "num_items"}
+Answer = Literal["text", "questions", "strategies"]
+_ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+
+
+@dataclass(frozen=True)
+class Template:
+    """One prompt template.
+
+    `answer` says what the generator writes: running `text`, `questions` with answers, or study
+    `strategies` (which another template applies). `examples` are few-shot turns: each gives the
+    template's variables and the `answer` that the model should have written.
+    """
+
+    name: str
+    version: int
+    answer: Answer
+    source: str
+    body: str
+    examples: tuple[dict[str, Any], ...] = ()
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the file's text: any edit makes new requests."""
+        return hashlib.blake2b(self.source.encode(), digest_size=8).hexdigest()
+
+    @cached_property
+    def variables(self) -> set[str]:
+        """Names that the template's body uses."""
+        return jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(self.body))
+
+    @property
+    def needs_strategy(self) -> bool:
+        return "strategy" in self.variables
+
+    def messages(self, **values: Any) -> list[dict[str, str]]:
+        """Chat messages: the examples as earlier turns, then the prompt itself.
+
+        Raises ValueError, with the template's name, when a variable is missing.
+        """
+        turns: list[dict[str, str]] = []
+        for example in self.examples:
+            turns.append({"role": "user", "content": self._render(example)})
+            turns.append({"role": "assistant", "content": str(example["answer"]).strip()})
+        return [*turns, {"role": "user", "content": self._render(values)}]
+
+    def _render(self, values: dict[str, Any]) -> str:
+        try:
+            return _ENVIRONMENT.from_string(self.body).render(**values).strip()
+        except (jinja2.TemplateError, jinja2.sandbox.SecurityError) as error:
+            raise ValueError(f"template '{self.name}' does not render: {error}") from error
+
+
+def available_templates() -> list[str]:
+    """Names of the templates that ship with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.j2"))
+
+
+def load_template(name: str) -> Template:
+    """Load a shipped template by name, or any `.j2` file by path.
+
+    Raises ValueError when it does not exist, its front matter has unknown or missing fields,
+    or its body uses a variable that no stage fills in.
+    """
+    path = Path(name) if name.endswith(".j2") else FOLDER / f"{name}.j2"
+    if not path.is_file():
+        raise ValueError(
+            f"unknown template '{name}': use one of {', '.join(available_templates())} or a path to a .j2 file"
+        )
+    source = path.read_text(encoding="utf-8")
+    fields, body = _split_front_matter(source, path)
+    try:
+        template = Template(name=path.stem, source=source, body=body, **fields)
+        unknown = template.variables - VARIABLES
+    except jinja2.TemplateSyntaxError as error:
+        line = source[: source.index(body)].count("\n") + error.lineno
+        raise ValueError(f"{path}:{line}: {error.message}") from error
+    if unknown:
+        raise ValueError(
+            f"{path}: undefined variable '{min(unknown)}' (available: {', '.join(sorted(VARIABLES))})"
+        )
+    for example in template.examples:
+        template._render(example)
+    return template
+
+
+def _split_front_matter(source: str, path: Path) -> tuple[dict[str, Any], str]:
+    parts = source.split("---\n", 2)
+    if len(parts) != 3 or parts[0].strip():
+        raise ValueError(f"{path}: a template begins with front matter between two '---' lines")
+    try:
+        fields = yaml.safe_load(parts[1])
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: front matter is not valid YAML: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: front matter must be fields such as 'version: 1'")
+    allowed = {"version", "answer", "examples"}
+    for key in fields:
+        if key not in allowed:
+            raise ValueError(f"{path}: unknown field '{key}' (allowed: {', '.join(sorted(allowed))})")
+    if not isinstance(fields.get("version"), int) or fields.get("answer") not in get_args(Answer):
+        raise ValueError(
+            f"{path}: needs 'version' (a whole number) and 'answer' (one of {', '.join(get_args(Answer))})"
+        )
+    examples = fields.pop("examples", None) or []
+    for example in examples:
+        if not isinstance(example, dict) or "answer" not in example:
+            raise ValueError(f"{path}: every example needs an 'answer' and the template's variables")
+    return {**fields, "examples": tuple(examples)}, parts[2]

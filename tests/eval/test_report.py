@@ -1,0 +1,196 @@
+"""The report on made-up numbers: what it says, that it needs no network, that it survives gaps."""
+
+import copy
+import html
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from active_reading.eval.report import (
+    Score,
+    finite,
+    forgetting,
+    points_of,
+    summary_table,
+    verdict,
+    write_report,
+)
+
+HOSTILE = "<script>alert(1)</script>"
+DOCUMENT = "# Orsella\n\nOrsella was born in 1921 & named a moss <lazurine>.\n\nShe kept a heron, Admiral.\n"
+SPAN = (11, 62)
+
+
+def fake_model(name: str, f1: float, answer_nll: float, loss: float) -> dict[str, Any]:
+    """A model as the evaluate stage gathers it; `loss` is added to every retention NLL of the base."""
+    data, _, method = name.partition("-")
+    train = {"tokens": 40000, "steps": 40, "seconds": 90.1, "final_loss": 1.2, "trainable_parameters": 9216}
+    questions = {"n": 110, "f1": 0.3 - loss / 4, "f1_se": 0.04, "exact_match": 0.25, "exact_match_se": 0.04}
+    return {
+        "name": name,
+        "data": data if method else None,
+        "method": method or None,
+        "learning_rate": 2e-5 if method else None,
+        "seed": 0,
+        "train": train if method else None,
+        "learning": {"n": 140, "f1": f1, "f1_se": 0.03, "exact_match": f1 / 2, "exact_match_se": 0.02}
+        | {"answer_nll": answer_nll, "answer_nll_se": 0.1},
+        "retention": {
+            "general_questions": questions | {"answer_nll": 2.2 + loss, "answer_nll_se": 0.1},
+            "general_text": {"n": 40, "nll": 3.1 + loss, "nll_se": 0.05},
+            "docstrings": {"n": 60, "nll": 2.8 + loss, "nll_se": 0.06},
+        },
+    }
+
+
+def fake_template(name: str, dropped: dict[str, int]) -> dict[str, Any]:
+    requests = {"planned": 168, "accepted": 160, "rejected": 6, "failed": 2}
+    return {"template": name} | requests | {
+        "texts": 160, "kept": 90, "distinct": 80, "tokens": 9000, "dropped": dropped
+    }  # fmt: skip
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    models = [
+        fake_model("base", 0.03, 4.1, 0.0),
+        fake_model("naive-full", 0.18, 3.2, 0.41),
+        fake_model("naive-lora", 0.12, 3.5, 0.12),
+        fake_model("naive-memory", 0.15, 3.4, 0.02),
+        fake_model("augmented-full", 0.55, 1.6, 0.74),
+        fake_model("augmented-lora", 0.11, 2.2, 0.25),
+        fake_model("augmented-memory", 0.58, 1.7, 0.04),
+    ]
+    answer = {"answer": HOSTILE, "f1": 0.0}
+    example = {"id": "9f3a", "template": "paraphrase", "strategy": None, "text": f"Born 1921. {HOSTILE}"}
+    source = {"source": "people/orsella.md", "title": "Orsella", "start": SPAN[0], "end": SPAN[1]}
+    model = {"model": "SmolLM2-135M-Instruct", "revision": "abc123"}
+    return {
+        "version": "0.1.0",
+        "study": "demo",
+        "created": "2026-11-22T23:10:00+00:00",
+        "corpus": {"documents": 28, "chunks": 84, "characters": 24000, "tokens": 6100}
+        | {"skipped": [{"source": "a.bin", "reason": "not UTF-8 text"}]},
+        "generator": model | {"temperature": 0.7, "top_p": 0.95, "seed": 0},
+        "student": model,
+        "templates": [
+            fake_template("paraphrase", {"ungrounded": 50, "copy": 20, "duplicate": 10}),
+            fake_template("question_answer", {"ungrounded": 61, "too_short": 9, "duplicate": 10}),
+        ],
+        "models": models,
+        "questions": [
+            {"question": "When was Orsella born?", "answers": ["1921"], "document": "people/orsella.md"}
+            | {"model_answers": {"base": answer, "augmented-memory": {"answer": "1921", "f1": 1.0}}}
+        ],
+        "examples": [example | source | {"document_text": DOCUMENT}],
+        "stages": [{"name": "generate", "seconds": 210.5}, {"name": "train", "seconds": 31.0}],
+    }
+
+
+def page_of(results: dict[str, Any], folder: Path) -> str:
+    return write_report(results, folder / "report").read_text(encoding="utf-8")
+
+
+def without_numbers(value: Any) -> Any:
+    """The same results with every number unmeasured."""
+    if isinstance(value, dict):
+        return {key: without_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_numbers(item) for item in value]
+    return None if isinstance(value, (int, float)) else value
+
+
+def test_the_page_loads_nothing_from_elsewhere(results: dict[str, Any], tmp_path: Path) -> None:
+    page = page_of(results, tmp_path)
+    assert "Plotly.react" in page
+    assert "default-src 'none'" in page
+    markup = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    for loading in ("<script src", "<link", "<img", "<iframe", "@import", "url(", "http://", "https://"):
+        assert loading not in markup
+    assert "<script src" not in page
+    assert "<link href" not in page
+    assert '<img src="http' not in page
+
+
+def test_text_of_a_model_cannot_become_markup(results: dict[str, Any], tmp_path: Path) -> None:
+    results["models"][1]["name"] = HOSTILE
+    results["templates"][0]["template"] = HOSTILE
+    results["corpus"]["skipped"][0]["source"] = HOSTILE
+    page = page_of(results, tmp_path)
+    assert HOSTILE not in page
+    assert html.escape(HOSTILE) in page
+
+
+def test_the_marked_span_is_the_span_of_the_document(results: dict[str, Any], tmp_path: Path) -> None:
+    page = page_of(results, tmp_path)
+    marked = re.search(r'source">(.*?)<mark>(.*?)</mark>(.*?)</div>', page, flags=re.DOTALL)
+    assert marked is not None
+    before, span, after = (html.unescape(part) for part in marked.groups())
+    assert span == DOCUMENT[SPAN[0] : SPAN[1]]
+    assert before + span + after == DOCUMENT
+
+
+def test_nothing_measured_is_a_page_and_not_a_crash(results: dict[str, Any], tmp_path: Path) -> None:
+    page = page_of(without_numbers(results), tmp_path)
+    assert "No trained model has been measured." in page
+    assert "There is nothing to draw" in page
+    assert ">None<" not in page
+
+
+def test_empty_lists_are_a_page_and_not_a_crash(results: dict[str, Any], tmp_path: Path) -> None:
+    empty = {key: [] if isinstance(value, list) else value for key, value in results.items()}
+    empty["corpus"] = results["corpus"] | {"skipped": []}
+    page = page_of(empty, tmp_path)
+    assert "Nothing was generated." in page
+    assert len(summary_table(empty).splitlines()) == 2
+
+
+def test_no_nan_reaches_the_files(results: dict[str, Any], tmp_path: Path) -> None:
+    expected = copy.deepcopy(results)
+    results["models"][1]["learning"]["f1"] = math.nan
+    results["stages"][0]["seconds"] = math.inf
+    expected["models"][1]["learning"]["f1"] = expected["stages"][0]["seconds"] = None
+    page = page_of(results, tmp_path)
+    assert json.loads((tmp_path / "report" / "results.json").read_text(encoding="utf-8")) == expected
+    assert finite(expected) == expected
+    assert not re.search(r"\b(nan|inf)\b", re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL))
+
+
+def test_the_summaries_have_one_line_a_model(results: dict[str, Any], tmp_path: Path) -> None:
+    names = [model["name"] for model in results["models"]]
+    header, rule, *lines = summary_table(results).splitlines()
+    assert [line.split()[0] for line in lines] == names
+    assert len(rule) >= len(header)
+    assert "0.580 +- 0.030" in lines[-1]
+    page_of(results, tmp_path)
+    markdown = (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
+    assert [line.split()[1] for line in markdown.splitlines() if line.startswith("| ")][2:] == names
+
+
+def test_forgetting_is_the_mean_rise_over_the_retention_sets(results: dict[str, Any]) -> None:
+    base, full = results["models"][:2]
+    full["retention"]["docstrings"]["nll"] = 2.8 + 0.11
+    loss = forgetting(full, base)
+    errors = [0.1, 0.1, 0.05, 0.05, 0.06, 0.06]
+    assert loss.value == pytest.approx((0.41 + 0.41 + 0.11) / 3)
+    assert loss.se == pytest.approx(math.sqrt(sum(error**2 for error in errors)) / 3)
+    full["retention"]["docstrings"]["nll"] = None
+    assert forgetting(full, base) == Score(None)
+
+
+def test_the_verdict_counts_the_methods_that_augmented_data_helped(results: dict[str, Any]) -> None:
+    sentence = verdict(points_of(results["models"]))
+    assert sentence.startswith("augmented-memory learned most, F1 0.580 +- 0.030 against 0.030")
+    assert "+0.040 +- 0.060 nats, too little to tell from none" in sentence
+    assert "2 of 3 methods (2 clearly)" in sentence
+
+
+def test_the_verdict_does_not_call_noise_learning(results: dict[str, Any]) -> None:
+    models = [fake_model("base", 0.03, 4.1, 0.0), fake_model("naive-full", 0.06, 4.0, 0.9)]
+    sentence = verdict(points_of(models))
+    assert sentence.startswith("No model clearly learned")
+    assert "it forgot: NLL on older knowledge changed by +0.900" in sentence

@@ -1,0 +1,57 @@
+"""Keys from data: codebooks that spread ordinary text evenly over the slots.
+
+Hidden states of generic text are centred, whitened, and rotated at random into the heads' query space;
+k-means there gives each half-key its codebook. Random keys leave hub slots that every text reads;
+these do not.
+"""
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from active_reading.train.memory import ProductKeyMemory
+
+# Directions with less than this share of the mean variance carry noise and are not blown up by whitening.
+MIN_VARIANCE = 1e-3
+
+
+def set_codebooks(memory: ProductKeyMemory, hidden: Tensor, seed: int) -> None:
+    """Set the queries and keys of `memory` from hidden states (M, D) of generic text.
+
+    Raises ValueError when there are fewer hidden states than keys.
+    """
+    if len(hidden) < memory.num_keys:
+        raise ValueError(
+            f"{len(hidden)} background tokens cannot give {memory.num_keys} keys: "
+            "lower train.memory.num_keys or give more background text"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    hidden = hidden.float().cpu()
+    memory.query_mean.copy_(hidden.mean(0))
+    memory.query_weight.copy_(_whitening(hidden - hidden.mean(0)) @ _rotation(memory, generator))
+    queries = memory.queries(hidden.to(memory.query_mean.device)).cpu().numpy()
+    for head in range(memory.num_heads):
+        for half in range(2):
+            fitted = KMeans(memory.num_keys, n_init=1, max_iter=15, random_state=seed).fit(
+                queries[:, head, half]
+            )
+            centers = fitted.cluster_centers_.astype(np.float32)
+            memory.keys[head, half].copy_(torch.from_numpy(centers))
+
+
+def _whitening(centred: Tensor) -> Tensor:
+    """(D, D) map to unit variance in every direction."""
+    variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    floor = MIN_VARIANCE * variances.mean()
+    return directions / variances.clamp_min(floor).sqrt()
+
+
+def _rotation(memory: ProductKeyMemory, generator: torch.Generator) -> Tensor:
+    """(D, H*2*d) orthonormal columns, head by head where the model is too narrow for all of them."""
+    width, columns = memory.query_weight.shape
+    blocks = []
+    while sum(block.shape[1] for block in blocks) < columns:
+        square = torch.randn(width, width, generator=generator)
+        blocks.append(torch.linalg.qr(square).Q)
+    return torch.cat(blocks, dim=1)[:, :columns]

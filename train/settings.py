@@ -1,0 +1,58 @@
+"""Settings of training: no torch here, so that a configuration is checked at once."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Method = Literal["full", "lora", "memory"]
+
+
+class MemorySettings(BaseModel):
+    """The shape of the memories and how they learn."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    layers: list[int] = Field([2, 4, 6], min_length=1, description="decoder layers that get a memory")
+    num_keys: int = Field(128, ge=2, description="keys per half; the table has num_keys squared slots")
+    num_heads: int = Field(4, ge=1)
+    top_k: int = Field(16, ge=1, description="slots that each head reads per token")
+    key_width: int | None = Field(None, ge=1, description="width of one half-key; none: as the model allows")
+    top_t: int = Field(2000, ge=1, description="value rows per memory that may move in one step")
+    background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all that ship")
+
+
+class LoraSettings(BaseModel):
+    """LoRA on all linear layers of the decoder."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rank: int = Field(32, ge=1)
+    alpha: int = Field(64, ge=1)
+
+
+class LearningRates(BaseModel):
+    """One learning rate per method: their scales have nothing to do with each other."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    full: float = Field(2e-5, gt=0)
+    lora: float = Field(2e-4, gt=0)
+    memory: float = Field(0.05, gt=0)
+
+
+class TrainSettings(BaseModel):
+    """What is trained, on how much, and how."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    methods: list[Method] = Field(["full", "lora", "memory"], min_length=1)
+    data: list[Literal["naive", "augmented"]] = Field(["naive", "augmented"], min_length=1)
+    num_tokens: int = Field(40_000, ge=100, description="token budget of every model")
+    batch_tokens: int = Field(1024, ge=16, description="tokens per step")
+    max_length: int = Field(512, ge=16, description="longer texts are cut")
+    seed: int = 0
+    warmup_share: float = Field(0.1, ge=0, le=1, description="share of the steps with a rising learning rate")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW, for full finetuning and LoRA")
+    learning_rates: LearningRates = LearningRates()
+    lora: LoraSettings = LoraSettings()
+    memory: MemorySettings = MemorySettings()
