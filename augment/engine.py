@@ -87,7 +87,7 @@ class VllmEngine:
             max_num_batched_tokens=max(max_model_len, 4096),
         )
         self._engine = vllm.LLMEngine.from_engine_args(arguments)
-        self._tokenizer = self._engine.get_tokenizer()
+        self._tokenizer: Any = self._engine.get_tokenizer()
         self._max_model_len = max_model_len
         self._refused: list[Completion] = []
         self.num_running = 0
@@ -127,7 +127,7 @@ class VllmEngine:
     def _tokens(self, messages: Messages) -> list[int]:
         if getattr(self._tokenizer, "chat_template", None) is None:
             plain = "\n\n".join(message["content"] for message in messages) + "\n\n"
-            return list(self._tokenizer(plain)["input_ids"])
+            return [int(token) for token in self._tokenizer.encode(plain)]
         return list(
             self._tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False
@@ -173,9 +173,7 @@ def _echo(prompt: str, seed: int) -> str:
     text = text.partition("\n\nStudy strategy:")[0]
     sentences = [s.strip(" .") for s in text.replace("\n", " ").split(". ") if s.strip(" .")]
     if "questions" in instruction:
-        return "\n".join(
-            f"Q: Complete the fact: {s.rsplit(' ', 1)[0]}\nA: {s.split()[-1]}" for s in sentences
-        )
+        return "\n".join(f"Q: Complete the fact: {s.rsplit(' ', 1)[0]}\nA: {s.split()[-1]}" for s in sentences)
     if "strategies" in instruction:
         return "## Read it backwards\n## Read every second sentence first"
     turn = seed % len(sentences) if sentences else 0

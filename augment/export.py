@@ -82,8 +82,7 @@ def make_card(
     table = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     table += [f"| {' | '.join(str(line[column]) for column in columns)} |" for line in funnel]
     reasons = [
-        f"- `{line['template']}`: "
-        + ", ".join(f"{reason} {n}" for reason, n in sorted(line["dropped"].items()))
+        f"- `{line['template']}`: " + ", ".join(f"{reason} {n}" for reason, n in sorted(line["dropped"].items()))
         for line in funnel
         if line["dropped"]
     ]

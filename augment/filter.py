@@ -10,8 +10,10 @@ NOT covered: a wrong statement made of the chunk's own names and numbers.
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,9 +39,7 @@ class FilterSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     min_words: int = Field(8, ge=1, description="shorter texts fall (question-answer pairs excepted)")
-    max_copied: float = Field(
-        0.8, gt=0, le=1, description="largest share of 8-word runs taken from the chunk"
-    )
+    max_copied: float = Field(0.8, gt=0, le=1, description="largest share of 8-word runs taken from the chunk")
     max_repeated: float = Field(0.3, gt=0, le=1, description="largest share of 4-word runs seen before")
 
 
@@ -56,7 +56,7 @@ class Chunk:
 
 
 def filter_generations(
-    generations: pl.DataFrame, answers: dict[str, str], chunks: pl.DataFrame, settings: FilterSettings
+    generations: pl.DataFrame, answers: Mapping[str, str], chunks: pl.DataFrame, settings: FilterSettings
 ) -> pl.DataFrame:
     """One row per text: the generation's columns, `id`, `text`, `reason` and `detail` (null when kept).
 
@@ -73,7 +73,7 @@ def filter_generations(
         ):
             identifier = content_hash(row["request_id"], item)
             rows.append({**row, "id": identifier, "text": text, "reason": reason, "detail": detail})
-    schema = {**generations.schema, "id": pl.String, "reason": pl.String, "detail": pl.String}
+    schema: dict[str, Any] = {**generations.schema, "id": pl.String, "reason": pl.String, "detail": pl.String}
     return pl.DataFrame(rows, schema=schema)
 
 
@@ -106,9 +106,7 @@ def judge(row: dict[str, str], answer: str, chunk: Chunk, settings: FilterSettin
 
 def parse_pairs(text: str) -> list[tuple[str, str]]:
     """(question, answer) pairs in a model's answer, marks such as `Q:` or `**Question 2:**` removed."""
-    return [
-        (match["question"].strip(" *"), match["answer"].strip(" *")) for match in PAIR.finditer(text + "\n")
-    ]
+    return [(match["question"].strip(" *"), match["answer"].strip(" *")) for match in PAIR.finditer(text + "\n")]
 
 
 def _judge_text(text: str, chunk: Chunk, settings: FilterSettings) -> tuple[str | None, str | None]:

@@ -21,9 +21,7 @@ def request_counts(generations: pl.DataFrame) -> dict[str, int]:
     return {"planned": generations.height, **parts}
 
 
-def build_funnel(
-    generations: pl.DataFrame, filtered: pl.DataFrame, marked: pl.DataFrame
-) -> list[dict[str, Any]]:
+def build_funnel(generations: pl.DataFrame, filtered: pl.DataFrame, marked: pl.DataFrame) -> list[dict[str, Any]]:
     """One line per template, in the order of first use.
 
     `filtered` has a `reason` (null when kept), `marked` has `duplicate_of` (null when distinct).

@@ -47,9 +47,7 @@ class GenerateSettings(BaseModel):
     temperature: float = Field(0.7, ge=0, le=2)
     top_p: float = Field(0.95, gt=0, le=1)
     seed: int = 0
-    max_model_len: int = Field(
-        2048, ge=128, description="context of the engine, prompt and answer, in tokens"
-    )
+    max_model_len: int = Field(2048, ge=128, description="context of the engine, prompt and answer, in tokens")
     max_num_seqs: int = Field(96, ge=1, description="sequences that the engine runs side by side")
     templates: list[TemplateUse] = [
         TemplateUse(template="paraphrase", replicates=2),

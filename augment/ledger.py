@@ -46,9 +46,7 @@ class Ledger:
 
     def read(self) -> pl.DataFrame:
         """All rows, one per `request_id`. A segment that cannot be read is set aside with a warning."""
-        frames = [
-            frame for path in sorted(self.folder.glob("*.parquet")) if (frame := _read(path)) is not None
-        ]
+        frames = [frame for path in sorted(self.folder.glob("*.parquet")) if (frame := _read(path)) is not None]
         rows = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
         return rows.unique("request_id", keep="first", maintain_order=True)
 

@@ -38,9 +38,7 @@ class ClosedBook:
         width = max(len(row) for row in rows)
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.model.device)
-        mask = torch.tensor(
-            [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.model.device
-        )
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.model.device)
         prefix = self.prefix.expand(len(rows), -1)
         full = torch.cat([prefix, ids], dim=1)
         written = self.model.generate(
@@ -66,9 +64,7 @@ class ClosedBook:
         )
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
         full_mask = torch.cat([mask.new_ones(len(ids), self.prefix.shape[1]), mask], dim=1)
-        logits = self.model(
-            input_ids=ids, attention_mask=full_mask, past_key_values=self._cache(len(ids))
-        ).logits
+        logits = self.model(input_ids=ids, attention_mask=full_mask, past_key_values=self._cache(len(ids))).logits
         losses = token_nll(logits, ids)
         return [
             float(losses[row, len(start) - 1 : len(start) - 1 + len(gold)].mean())
@@ -85,9 +81,7 @@ class ClosedBook:
 
 
 @torch.no_grad()
-def text_nll(
-    model: Any, tokenizer: Any, texts: list[str], batch_size: int, max_length: int = 512
-) -> list[float]:
+def text_nll(model: Any, tokenizer: Any, texts: list[str], batch_size: int, max_length: int = 512) -> list[float]:
     """Mean negative log-likelihood per token (nats) of each text, its first token excepted."""
     rows = [tokenizer(text, truncation=True, max_length=max_length)["input_ids"] for text in texts]
     losses: list[float] = []

@@ -57,7 +57,7 @@ def evaluate_model(
     total = sum(map(len, sets.values())) + sum(map(len, texts.values()))
     book = ClosedBook(model, tokenizer, few_shot_examples()[: settings.few_shot], settings.max_new_tokens)
     done = 0
-    rows = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
     for name, questions in sets.items():
         rows[name] = []
         for batch in batched(questions, settings.batch_size):

@@ -72,9 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="run the study that ships with the package")
     stages = [commands.add_parser(stage, help=f"up to here: {HELP[stage]}") for stage in STAGES]
     for command in (run, served, *stages):
-        command.add_argument(
-            "target", metavar="CONFIG_OR_PATH", help="a study in YAML, or a folder of documents"
-        )
+        command.add_argument("target", metavar="CONFIG_OR_PATH", help="a study in YAML, or a folder of documents")
     for command in (run, served, demo, *stages):
         command.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that win")
         command.add_argument("--model", help="a Hugging Face id or a folder")

@@ -48,9 +48,7 @@ def resolve_model(name: str) -> ResolvedModel:
             raise ValueError(f"model folder {folder} has no config.json: give a Hugging Face model folder")
         name = folder.name
     elif name.startswith(("/", ".", "~")) or name.count("/") != 1:
-        raise ValueError(
-            f"model '{name}' does not exist: give a folder, a Hugging Face id, or {DEFAULT_MODEL}"
-        )
+        raise ValueError(f"model '{name}' does not exist: give a folder, a Hugging Face id, or {DEFAULT_MODEL}")
     else:
         folder = _download(name)
     return ResolvedModel(name, folder, _revision(folder))
@@ -114,9 +112,7 @@ def _download(name: str) -> Path:
 def _revision(folder: Path) -> str:
     """Hash of configuration, tokenizer and weights; hashes of large files are remembered."""
     files = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix in (".json", ".safetensors", ".jinja", ".model")
+        path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors", ".jinja", ".model")
     ]
     if not any(path.suffix == ".safetensors" for path in files):
         raise ValueError(f"model folder {folder} has no .safetensors weights")

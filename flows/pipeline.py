@@ -50,9 +50,7 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
             trained[name] = task(stages.train, f"train {name}")(study, dataset, data, method)
     if until == "train":
         return study.root
-    scored = {
-        name: task(stages.evaluate, f"evaluate {name}")(study, step, name) for name, step in trained.items()
-    }
+    scored = {name: task(stages.evaluate, f"evaluate {name}")(study, step, name) for name, step in trained.items()}
     if until == "evaluate":
         return study.root
     steps = {

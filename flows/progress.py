@@ -13,7 +13,7 @@ class Progress:
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self.bar: tqdm | None = None  # type: ignore[type-arg]
+        self.bar: tqdm | None = None
         self.began = self.printed = time.monotonic()
 
     def __call__(self, done: int, total: int, unit: str) -> None:

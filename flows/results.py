@@ -87,8 +87,7 @@ def _questions(scored: dict[str, Step]) -> list[dict[str, Any]]:
         {
             **{key: asked[place][key] for key in ("question", "answers", "document")},
             "model_answers": {
-                name: {"answer": rows[place]["answer"], "f1": rows[place]["f1"]}
-                for name, rows in samples.items()
+                name: {"answer": rows[place]["answer"], "f1": rows[place]["f1"]} for name, rows in samples.items()
             },
         }
         for place in _spread(len(asked), NUM_QUESTIONS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 
 from active_reading.flows.pipeline import run_stages
 from active_reading.flows.settings import Study
@@ -15,7 +16,7 @@ from active_reading.flows.settings import Study
 
 def _as_task(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     # Our steps are the cache, and arguments are passed on unread: they hold paths, not data.
-    return task(function, name=name, persist_result=False, cache_policy=None)
+    return task(name=name, persist_result=False, cache_policy=NO_CACHE)(function)
 
 
 @flow(name="active-reading", validate_parameters=False, persist_result=False)

@@ -55,10 +55,7 @@ def load_study(target: str, overrides: list[str]) -> Study:
     that is wrong.
     """
     path = Path(target).expanduser()
-    if path.suffix in (".yaml", ".yml"):
-        values = _read_yaml(path)
-    else:
-        values = _study_of_folder(path)
+    values = _read_yaml(path) if path.suffix in (".yaml", ".yml") else _study_of_folder(path)
     for override in overrides:
         _apply_override(values, override)
     try:

@@ -94,9 +94,7 @@ def generate(study: Study, documents: Step, chunks: Step) -> Step:
             )
         rows.write_parquet(folder / "generations.parquet")
         counts = request_counts(rows)
-        logger.info(
-            "generate: %d model calls, %s", num_calls, ", ".join(f"{k} {n}" for k, n in counts.items())
-        )
+        logger.info("generate: %d model calls, %s", num_calls, ", ".join(f"{k} {n}" for k, n in counts.items()))
         if counts["planned"] != counts["accepted"] + counts["rejected"] + counts["failed"]:
             raise RuntimeError(f"requests do not add up: {counts}")
         return counts
@@ -139,9 +137,7 @@ def dedupe(study: Study, filtered: Step) -> Step:
     return _step(study, "dedupe", study.dedupe.model_dump(), {"kept": filtered.digest}, build)
 
 
-def export(
-    study: Study, documents: Step, chunks: Step, generations: Step, filtered: Step, distinct: Step
-) -> Step:
+def export(study: Study, documents: Step, chunks: Step, generations: Step, filtered: Step, distinct: Step) -> Step:
     """Write the data set and its card."""
     model = resolve_model(study.model)
 

@@ -97,9 +97,7 @@ def load_template(name: str) -> Template:
         line = source[: source.index(body)].count("\n") + error.lineno
         raise ValueError(f"{path}:{line}: {error.message}") from error
     if unknown:
-        raise ValueError(
-            f"{path}: undefined variable '{min(unknown)}' (available: {', '.join(sorted(VARIABLES))})"
-        )
+        raise ValueError(f"{path}: undefined variable '{min(unknown)}' (available: {', '.join(sorted(VARIABLES))})")
     for example in template.examples:
         template._render(example)
     return template

@@ -65,9 +65,7 @@ def test_imports_run_downward_and_by_the_full_name(folder):
     wrong = []
     for path in python_files(folder):
         package = ".".join([PACKAGE, *path.relative_to(ROOT).parent.parts])
-        wrong += [
-            f"{path.relative_to(ROOT)}: {text}" for text in complaints(path.read_text(), folder, package)
-        ]
+        wrong += [f"{path.relative_to(ROOT)}: {text}" for text in complaints(path.read_text(), folder, package)]
     assert not wrong, "\n".join(wrong)
 
 
@@ -112,9 +110,7 @@ def test_every_module_name_says_something(folder):
 
 def test_no_file_in_flows_is_named_like_a_library():
     # Libraries are looked for where they live: never in the checkout itself, which .venv may be a part of.
-    outside = [
-        p for p in sys.path if "site-packages" in p or (p and not Path(p).resolve().is_relative_to(ROOT))
-    ]
+    outside = [p for p in sys.path if "site-packages" in p or (p and not Path(p).resolve().is_relative_to(ROOT))]
     stems = {path.stem for path in (ROOT / "flows").glob("*.py")} - {"__init__", "__main__"}
     taken = {stem for stem in stems if PathFinder.find_spec(stem, outside)} | stems & sys.stdlib_module_names
     assert not (taken | stems & LIBRARIES)

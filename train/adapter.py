@@ -65,9 +65,7 @@ def save_memory(
 ) -> None:
     """Write the adapter; `counts` are the background counts (N,) of each layer."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.memories.state_dict().items()
-    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.memories.state_dict().items()}
     tensors |= {f"{layer}.background_counts": count.cpu().contiguous() for layer, count in counts.items()}
     save_file(tensors, folder / WEIGHTS_NAME)
     config = {"base_model": base_model, "memory": settings.model_dump()}

@@ -28,9 +28,7 @@ def tokenize(texts: list[str], tokenizer: Any, max_length: int) -> list[Sequence
     return [[*ids[: max_length - len(end)], *end] for ids in encoded if ids]
 
 
-def plan_batches(
-    sequences: list[Sequence], num_tokens: int, batch_tokens: int, seed: int
-) -> list[list[Sequence]]:
+def plan_batches(sequences: list[Sequence], num_tokens: int, batch_tokens: int, seed: int) -> list[list[Sequence]]:
     """Batches that hold `num_tokens` tokens in all."""
     chooser = random.Random(seed)
     chosen: list[Sequence] = []

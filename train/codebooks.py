@@ -33,9 +33,7 @@ def set_codebooks(memory: ProductKeyMemory, hidden: Tensor, seed: int) -> None:
     queries = memory.queries(hidden.to(memory.query_mean.device)).cpu().numpy()
     for head in range(memory.num_heads):
         for half in range(2):
-            fitted = KMeans(memory.num_keys, n_init=1, max_iter=15, random_state=seed).fit(
-                queries[:, head, half]
-            )
+            fitted = KMeans(memory.num_keys, n_init=1, max_iter=15, random_state=seed).fit(queries[:, head, half])
             centers = fitted.cluster_centers_.astype(np.float32)
             memory.keys[head, half].copy_(torch.from_numpy(centers))
 
@@ -50,7 +48,7 @@ def _whitening(centred: Tensor) -> Tensor:
 def _rotation(memory: ProductKeyMemory, generator: torch.Generator) -> Tensor:
     """(D, H*2*d) orthonormal columns, head by head where the model is too narrow for all of them."""
     width, columns = memory.query_weight.shape
-    blocks = []
+    blocks: list[Tensor] = []
     while sum(block.shape[1] for block in blocks) < columns:
         square = torch.randn(width, width, generator=generator)
         blocks.append(torch.linalg.qr(square).Q)

@@ -29,8 +29,6 @@ def load_model(model: str | Path, dtype: torch.dtype = torch.float32) -> Any:
     if (folder / "adapter_config.json").is_file():
         from peft import PeftModel
 
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))[
-            "base_model_name_or_path"
-        ]
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
         return PeftModel.from_pretrained(load_model(base, dtype), folder)
     return AutoModelForCausalLM.from_pretrained(model, dtype=dtype)

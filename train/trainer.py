@@ -47,7 +47,7 @@ def train_model(
     sequences = tokenize(texts, tokenizer, settings.max_length)
     batches = plan_batches(sequences, settings.num_tokens, settings.batch_tokens, settings.seed)
     model = load_model(base_model)
-    save: Callable[[], None]
+    save: Callable[[], Any]
     optimizer = None
     if method == "memory":
         memories, counts, num_batches = _prepare_memory(model, tokenizer, settings)
@@ -193,9 +193,7 @@ class _Watcher(TrainerCallback):
         self.losses: list[float] = []
         path.unlink(missing_ok=True)
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
         self.losses.append(logs["loss"])
@@ -203,9 +201,7 @@ class _Watcher(TrainerCallback):
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if not math.isfinite(logs["loss"]):
-            raise ValueError(
-                f"the loss is {logs['loss']} at step {state.global_step}: lower the learning rate"
-            )
+            raise ValueError(f"the loss is {logs['loss']} at step {state.global_step}: lower the learning rate")
         self.progress(state.global_step, state.max_steps, "steps")
 
     def recent_loss(self) -> float:
