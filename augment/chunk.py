@@ -6,7 +6,7 @@ Paragraphs are kept whole where they fit, then sentences, then words, then chara
 """
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +24,14 @@ _BOUNDARIES = (
 )
 # Tokenizers slow down on very long strings: documents are tokenised in windows of this many characters.
 _WINDOW_CHARS = 20_000
+_SCHEMA = {
+    "chunk_id": pl.String,
+    "document_id": pl.String,
+    "start": pl.Int64,
+    "end": pl.Int64,
+    "num_tokens": pl.Int64,
+    "text": pl.String,
+}
 
 
 class ChunkSettings(BaseModel):
@@ -39,18 +47,23 @@ class TokenCounter:
 
     def __init__(self, text: str, tokenizer: Any) -> None:
         self.starts: list[int] = []
+        self.ends: list[int] = []
         for offset in range(0, len(text), _WINDOW_CHARS):
             window = text[offset : offset + _WINDOW_CHARS]
             encoded = tokenizer(window, add_special_tokens=False, return_offsets_mapping=True)
             self.starts += [offset + start for start, _ in encoded["offset_mapping"]]
+            self.ends += [offset + end for _, end in encoded["offset_mapping"]]
 
     def count(self, start: int, end: int) -> int:
-        """Number of tokens that begin in `text[start:end]`."""
-        return bisect_left(self.starts, end) - bisect_left(self.starts, start)
+        """Number of tokens that lie in `text[start:end]`, in full or in part.
+
+        A token often begins with the space before its word, so that a span may begin inside a token.
+        """
+        return bisect_left(self.starts, end) - bisect_right(self.ends, start)
 
     def longest(self, start: int, end: int, max_tokens: int) -> int:
         """Largest cut point so that `text[start:cut]` stays within the budget."""
-        index = bisect_left(self.starts, start) + max_tokens
+        index = bisect_right(self.ends, start) + max_tokens
         cut = self.starts[index] if index < len(self.starts) else end
         return max(start + 1, min(cut, end))
 
@@ -72,7 +85,7 @@ def chunk_documents(documents: pl.DataFrame, tokenizer: Any, settings: ChunkSett
                     "text": text[start:end],
                 }
             )
-    return pl.DataFrame(rows)
+    return pl.DataFrame(rows, schema=_SCHEMA)
 
 
 def chunk_spans(text: str, counter: TokenCounter, max_tokens: int) -> list[Span]:

@@ -40,6 +40,8 @@ def build_rows(chunks: pl.DataFrame, distinct: pl.DataFrame, tokenizer: Any) -> 
         pl.lit("chunk").alias("template"),
         pl.lit(None, dtype=pl.String).alias("strategy"),
     )
+    # Columns without any value have no type of their own.
+    distinct = distinct.select("id", "text", "chunk_id", "template", "strategy").cast(pl.String)
     generated = distinct.join(
         chunks.select("chunk_id", "document_id", "source"), on="chunk_id", maintain_order="left"
     ).select(sources.columns)

@@ -22,14 +22,21 @@ from active_reading.augment.grounding import answer_is_grounded, ungrounded_word
 from active_reading.augment.identity import content_hash
 
 REFUSAL = re.compile(
-    r"\b(as an ai|i('m| am) (sorry|unable|not able|an ai)|i (cannot|can't|can not) (help|assist|provide|do|write)"
+    r"\b(as an ai|i(['\u2019]m| am) (sorry|unable|not able|an ai)|i (cannot|can['\u2019]t|can not) (help|assist|provide|do|write)"
     r"|i apologi[sz]e|happy to help|language model)\b",
     re.IGNORECASE,
 )
 PAIR = re.compile(
-    r"^\W*(?:\d+[.)]\s*)?(?:Q|Question)(?:\s*\d+)?\W*[:.]\**\s*(?P<question>[^\n]+)\n+"
-    r"\W*(?:A|Answer)(?:\s*\d+)?\W*[:.]\**\s*(?P<answer>[^\n]+)",
-    re.IGNORECASE | re.MULTILINE,
+    r"""
+    ^\W*
+    (?: (?:\d+[.)]\W*)? (?:Q|Question) (?:\s*\d+)? \W*[:.]\**\s*  # Q: or **Question 2:** or 3. Q:
+      | \d+[.)]\W* (?=[^\n]*\?\W*\n) )                              # 3. Who ...?
+    (?P<question>[^\n]+) \n+
+    \W* (?:A|Answer) (?:\s*\d+)? \W*[:.]\**\s*
+    (?!\W*(?:\d+[.)]\W*)?(?:Q|Question)(?:\s*\d+)?\W*[:.])        # an answer left empty is not the next question
+    (?P<answer>[^\n]+)
+    """,
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 
 
@@ -88,8 +95,9 @@ def judge(row: dict[str, str], answer: str, chunk: Chunk, settings: FilterSettin
     truncated = row["finish_reason"] != "stop"
     if truncated and answer == "text":
         return [(text, "truncated", f"finish_reason={row['finish_reason']}")]
-    if match := REFUSAL.search(text):
-        return [(text, "refusal", match.group(0))]
+    for match in REFUSAL.finditer(text):
+        if match.group(0).casefold() not in chunk.text.casefold():  # a text about language models may name them
+            return [(text, "refusal", match.group(0))]
     if answer == "text":
         return [(text, *_judge_text(text, chunk, settings))]
     pairs = parse_pairs(text)

@@ -90,6 +90,7 @@ class Planner:
                 if name is not None:
                     self.templates[name] = load_template(name)
             self._check(use)
+        self._check_names()
 
     def initial(self, chunks: Iterable[dict[str, Any]]) -> Iterator[Request]:
         """Requests that depend on nothing but the chunk, chunk by chunk."""
@@ -137,13 +138,22 @@ class Planner:
         if use.apply is not None and not self.templates[use.apply].needs_strategy:
             raise ValueError(f"template '{use.apply}' does not use 'strategy' and cannot apply one")
 
+    def _check_names(self) -> None:
+        """Rows, counts and the card tell templates apart by name alone."""
+        hashes: dict[str, str] = {}
+        for template in self.templates.values():
+            if template.name == "chunk":
+                raise ValueError("a template cannot be named 'chunk', which marks the documents' own text: rename it")
+            if hashes.setdefault(template.name, template.hash) != template.hash:
+                raise ValueError(f"two different templates are named '{template.name}': rename one of the files")
+
 
 def parse_strategies(text: str) -> list[str]:
     """Strategies in a model's answer: headings or list items, in order, without repeats."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         match = re.match(r"\s*(?:#+|[-*]|\d+[.)])\s*(.+)", line)
-        strategy = match.group(1).strip(" *#:") if match else ""
+        strategy = match.group(1).replace("**", "").strip(" *#:") if match else ""
         if len(strategy.split()) >= 3:
             found.setdefault(strategy.casefold(), strategy)
     return list(found.values())
@@ -157,27 +167,31 @@ def generate(
     make_engine: Callable[[], Engine],
     progress: Progress,
 ) -> tuple[pl.DataFrame, int]:
-    """Answer every planned request that the ledger lacks.
+    """Answer every planned request that the ledger lacks, or that failed when it was asked before.
 
     `chunks` has the columns of `chunk_documents` and `title`. Returns the ledger's rows for the whole
     plan, in plan order, and the number of model calls made now. The engine starts only when needed.
     """
     planner = Planner(settings, model)
     by_id = {chunk["chunk_id"]: chunk for chunk in chunks.iter_rows(named=True)}
-    known = {row["request_id"]: row for row in ledger.read().iter_rows(named=True)}
-    plan: dict[str, Request] = {}
+    answered = ledger.read().filter(pl.col("error").is_null())
+    known = {row["request_id"]: row for row in answered.iter_rows(named=True)}
+    # Requests that share one answer (the same text in two chunks): the first stands for them in the plan,
+    # and each has its own follow-ups.
+    plan: dict[str, list[Request]] = {}
     queue: deque[Request] = deque()
+
+    def follow(request: Request, answer: str) -> None:
+        add(planner.follow_ups(request, answer, by_id[request.chunk_id]))
 
     def add(requests: Iterable[Request]) -> None:
         for request in requests:
-            if request.request_id in plan:
-                continue
-            plan[request.request_id] = request
-            if request.request_id not in known:
+            sharing = plan.setdefault(request.request_id, [])
+            sharing.append(request)
+            if request.request_id in known:
+                follow(request, known[request.request_id]["text"])
+            elif len(sharing) == 1:
                 queue.append(request)
-                continue
-            row = known[request.request_id]
-            add(planner.follow_ups(request, row["text"], by_id[request.chunk_id]))
 
     add(planner.initial(by_id.values()))
     num_calls = 0
@@ -186,18 +200,19 @@ def generate(
         try:
             with ledger.writer() as writer:
                 for completion in _answer(engine, queue, 2 * settings.max_num_seqs):
-                    request = plan[completion.request_id]
-                    row = _row(request, completion, model)
+                    sharing = plan[completion.request_id]
+                    row = _row(sharing[0], completion, model)
                     writer.append(row)
-                    known[request.request_id] = row
-                    add(planner.follow_ups(request, completion.text, by_id[request.chunk_id]))
+                    known[completion.request_id] = row
+                    for request in sharing:
+                        follow(request, completion.text)
                     num_calls += 1
                     progress(num_calls, num_calls + len(queue) + engine.num_running, "answers")
         finally:
             engine.close()
     rows = [
-        {**known[request_id], "chunk_id": request.chunk_id, "template": request.template.name}
-        for request_id, request in plan.items()
+        {**known[request_id], "chunk_id": first.chunk_id, "template": first.template.name}
+        for request_id, (first, *_) in plan.items()
     ]
     return pl.DataFrame(rows, schema=SCHEMA), num_calls
 

@@ -1,10 +1,13 @@
 """Grounding: does a text name a number or a name that its source does not have?
 
-Cheap and lexical. Numbers are compared as values ("4,000" = "4000", "eleven" = "11"); names are
+Cheap and lexical. Numbers are compared as values ("4,000" = "four thousand", "2.50" = "2.5"); names are
 capitalised words that are not plain words at the start of a sentence.
 """
 
 import re
+import unicodedata
+from collections.abc import Iterator
+from decimal import Decimal
 
 _UNITS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
@@ -12,11 +15,11 @@ _UNITS = (
 ).split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 NUMBER_WORDS = {
-    **{word: str(value) for value, word in enumerate(_UNITS)},
-    **{word: str(10 * value) for value, word in enumerate(_TENS, start=2)},
-    "hundred": "100",
-    "thousand": "1000",
-    "million": "1000000",
+    **{word: Decimal(value) for value, word in enumerate(_UNITS)},
+    **{word: Decimal(10 * value) for value, word in enumerate(_TENS, start=2)},
+    "hundred": Decimal(100),
+    "thousand": Decimal(1000),
+    "million": Decimal(1_000_000),
 }
 # Words that open sentences in rewrites without being names, even when the source does not use them.
 OPENERS = frozenset(
@@ -31,18 +34,17 @@ OPENERS = frozenset(
     those though through throughout thus to today together two under unlike until upon use using was we well were
     what when where whereas which while who whom whose why with within without would yes yet you your""".split()
 )
-_NUMBER = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
+_TOKEN = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|[^\W\d_]+")
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
+_LIST_MARKER = re.compile(r"^\s*\d{1,2}[.)]\s", re.MULTILINE)
+# Typographic apostrophes and hyphens read as the plain ones.
+_PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u2010": "-", "\u2011": "-"})
 
 
 def numbers(text: str) -> set[str]:
-    """Values named in the text, in digits or as single number words."""
-    found = {match.replace(",", "") for match in _NUMBER.findall(text)}
-    for word in _words(text):
-        for part in word.casefold().split("-"):
-            if part in NUMBER_WORDS:
-                found.add(NUMBER_WORDS[part])
-    return found
+    """Values named in the text: "4,000", "2.50", "two hundred and five" or "1.2 million"."""
+    values = (value for run in _number_runs(_plain(text)) for value in _compose(run))
+    return {format(value.normalize(), "f") for value in values}
 
 
 def names(text: str) -> list[str]:
@@ -54,27 +56,61 @@ def ungrounded_word(text: str, source: str, title: str = "") -> str | None:
     """The first number or name of `text` that neither `source` nor `title` has, or None."""
     context = f"{title}\n{source}"
     # "one" and "two" are also plain English ("one of", "the two"): never evidence of invention.
-    extra = numbers(text) - numbers(context) - {"1", "2"}
+    extra = numbers(_LIST_MARKER.sub("", text)) - numbers(context) - {"1", "2"}
     if extra:
         return min(extra)
     known = {part for word in _words(context) for part in _stems(word)}
     for name in names(text):
-        if not all(known & _stems(part) for part in name.split("-")):
+        if not all(known & _stems(part) for part in name.split("-") if part[0].isupper()):
             return name
     return None
 
 
 def answer_is_grounded(answer: str, source: str) -> bool:
     """Every word of a short answer that carries meaning stands in the source."""
-    if ungrounded_word(answer, source):
+    if ungrounded_word(answer, source) or numbers(answer) - numbers(source):
         return False
     known = {part for word in _words(source) for part in _stems(word)}
     words = [word for word in _words(answer) if word.casefold() not in OPENERS | set(NUMBER_WORDS)]
     return bool(words or numbers(answer)) and all(known & _stems(word) for word in words)
 
 
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text).translate(_PLAIN)
+
+
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text)
+    return _WORD.findall(_plain(text))
+
+
+def _number_runs(text: str) -> Iterator[list[Decimal]]:
+    """Number words that follow each other; digits begin a run, and only "million" and the like join them."""
+    run: list[Decimal] = []
+    end, digits = 0, False
+    for match in _TOKEN.finditer(text):
+        token = match.group().casefold()
+        is_digits = token[0].isdigit()
+        value = Decimal(token.replace(",", "")) if is_digits else NUMBER_WORDS.get(token)
+        adjacent = bool(run) and text[end : match.start()].strip(" \t\n") in ("", "-")
+        if adjacent and token == "and" and run[-1] in _MULTIPLIERS:
+            end = match.end()
+            continue
+        if run and not (adjacent and value is not None and (value in _MULTIPLIERS or not (digits or is_digits))):
+            yield run
+            run = []
+        if value is not None:
+            run.append(value)
+            end, digits = match.end(), is_digits
+    if run:
+        yield run
+
+
+def _compose(run: list[Decimal]) -> Iterator[Decimal]:
+    """The values that a run of number words names: "two hundred five" is one, "nineteen twelve" is two."""
+    total, group = Decimal(0), None
+    for value in run:
+        if value in _MULTIPLIERS and (value > 100 or group is None or group < 100):
+            ...
 
 
 def _stems(word: str) -> set[str]:

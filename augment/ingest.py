@@ -6,8 +6,9 @@ NOT covered: HTML, PDF and other formats.
 """
 
 import os
+import stat
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,31 +29,34 @@ class IngestSettings(BaseModel):
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file that gave no document, and why."""
+    """A file (or a folder that cannot be listed) that gave no document, and why."""
 
     source: str
     reason: str
 
 
-def find_files(root: Path) -> list[Path]:
+def find_files(root: Path) -> tuple[list[Path], list[OSError]]:
     """All .txt and .md files below `root`, hidden ones left out, in a fixed order.
 
-    Raises ValueError when the folder is missing or has no such file.
+    Also the errors of subfolders that cannot be listed. Raises ValueError when the folder is missing or has no such file.
     """
     if root.is_file():
         if root.suffix.lower() not in SUFFIXES:
             raise ValueError(f"{root} is not a {' or '.join(SUFFIXES)} file")
-        return [root]
+        return [root], []
     if not root.is_dir():
         raise ValueError(f"corpus folder {root} does not exist: give a folder of .txt or .md files")
-    found = []
-    for folder, subfolders, names in os.walk(root):
+    found: list[Path] = []
+    unlisted: list[OSError] = []
+    for folder, subfolders, names in os.walk(root, onerror=unlisted.append):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         found += [Path(folder, name) for name in names if not name.startswith(".")]
     files = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+    if not files and unlisted:
+        raise ValueError(f"corpus folder {unlisted[0].filename} cannot be read: {unlisted[0].strerror}")
     if not files:
         raise ValueError(f"corpus folder {root} has no .txt or .md file")
-    return files
+    return files, unlisted
 
 
 def read_documents(settings: IngestSettings) -> tuple[pl.DataFrame, list[SkippedFile]]:
@@ -63,9 +67,12 @@ def read_documents(settings: IngestSettings) -> tuple[pl.DataFrame, list[Skipped
     root = Path(settings.path).expanduser()
     base = root.parent if root.is_file() else root
     documents: dict[str, dict[str, object]] = {}
-    skipped: list[SkippedFile] = []
-    for path in find_files(root):
-        source = path.relative_to(base).as_posix()
+    files, unlisted = find_files(root)
+    skipped = [
+        SkippedFile(_inside(base, Path(error.filename)), f"cannot be read: {error.strerror}") for error in unlisted
+    ]
+    for path in files:
+        source = _inside(base, path)
         try:
             text = _read_text(path, settings.max_megabytes)
         except ValueError as error:
@@ -78,7 +85,7 @@ def read_documents(settings: IngestSettings) -> tuple[pl.DataFrame, list[Skipped
         documents[document_id] = {
             "document_id": document_id,
             "source": source,
-            "title": _title(text, path),
+            "title": _title(text, source),
             "text": text,
             "num_chars": len(text),
         }
@@ -88,9 +95,17 @@ def read_documents(settings: IngestSettings) -> tuple[pl.DataFrame, list[Skipped
     return pl.DataFrame(list(documents.values())), skipped
 
 
+def _inside(base: Path, path: Path) -> str:
+    """The path below `base`; bytes in a name that are not UTF-8 are replaced."""
+    return os.fsencode(path.relative_to(base).as_posix()).decode("utf-8", "replace")
+
+
 def _read_text(path: Path, max_megabytes: float) -> str:
     try:
-        if path.stat().st_size > max_megabytes * 1e6:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if status.st_size > max_megabytes * 1e6:
             raise ValueError(f"larger than corpus.max_megabytes={max_megabytes:g}")
         data = path.read_bytes()
     except OSError as error:
@@ -107,8 +122,8 @@ def _read_text(path: Path, max_megabytes: float) -> str:
     return text
 
 
-def _title(text: str, path: Path) -> str:
+def _title(text: str, source: str) -> str:
     for line in text.splitlines():
-        if line.startswith("#"):
-            return line.lstrip("#").strip() or path.stem
-    return path.stem.replace("_", " ").replace("-", " ")
+        if line.startswith("#") and (title := line.lstrip("#").strip()):
+            return title
+    return PurePosixPath(source).stem.replace("_", " ").replace("-", " ")

@@ -5,6 +5,7 @@ whole and renames it into place, each writer under names of its own: a killed ru
 since the last segment, and several writers share one ledger without locks.
 """
 
+import contextlib
 import logging
 import os
 import time
@@ -45,10 +46,14 @@ class Ledger:
         self.folder = folder
 
     def read(self) -> pl.DataFrame:
-        """All rows, one per `request_id`. A segment that cannot be read is set aside with a warning."""
+        """All rows, one per `request_id`: an answer before a failure, then the oldest.
+
+        A segment that cannot be read is set aside with a warning.
+        """
         frames = [frame for path in sorted(self.folder.glob("*.parquet")) if (frame := _read(path)) is not None]
         rows = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
-        return rows.unique("request_id", keep="first", maintain_order=True)
+        failures_last = rows.sort(pl.col("error").is_not_null(), maintain_order=True)
+        return failures_last.unique("request_id", keep="first", maintain_order=True)
 
     def writer(self, flush_seconds: float = 5.0) -> "LedgerWriter":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +85,7 @@ class LedgerWriter:
             try:
                 pl.DataFrame(self.rows, schema=SCHEMA).write_parquet(partial)
                 os.replace(partial, self.folder / f"{name}.parquet")
-            except OSError as error:
+            except (pl.exceptions.PolarsError, OSError) as error:  # a full disk is a ComputeError in polars
                 partial.unlink(missing_ok=True)
                 raise OSError(f"cannot write to the ledger {self.folder}: {error}") from error
             self.rows = []
@@ -97,9 +102,9 @@ class LedgerWriter:
 
 def _read(path: Path) -> pl.DataFrame | None:
     try:
-        return pl.read_parquet(path).select(SCHEMA.keys())
+        return pl.read_parquet(path).select(SCHEMA.keys()).cast(SCHEMA)  # type: ignore[arg-type]
     except (pl.exceptions.PolarsError, OSError) as error:
-        aside = path.with_suffix(".unreadable")
-        path.rename(aside)
+        with contextlib.suppress(OSError):  # another reader may have been faster
+            path.rename(path.with_suffix(".unreadable"))
         logger.warning("ledger segment %s cannot be read and was set aside: %s", path, error)
         return None

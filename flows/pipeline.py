@@ -73,7 +73,8 @@ def set_prefect_defaults() -> None:
     """Settings that Prefect reads when it is imported; the user's own always win."""
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    # The terminal shows our own lines; Prefect's logs, tracebacks too, go to its server.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "active_reading")
     os.environ.setdefault("DO_NOT_TRACK", "1")
 

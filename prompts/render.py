@@ -6,6 +6,7 @@ NOT covered: how an answer is parsed (that is `augment`).
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ import yaml
 FOLDER = Path(__file__).parent / "templates"
 VARIABLES = {"text", "title", "strategy", "num_items"}
 Answer = Literal["text", "questions", "strategies"]
+_FRONT_MATTER = re.compile(r"\s*^---[ \t]*\n(?P<fields>.*?)^---[ \t]*\n(?P<body>.*)", re.DOTALL | re.MULTILINE)
 _ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
@@ -68,7 +70,7 @@ class Template:
     def _render(self, values: dict[str, Any]) -> str:
         try:
             return _ENVIRONMENT.from_string(self.body).render(**values).strip()
-        except (jinja2.TemplateError, jinja2.sandbox.SecurityError) as error:
+        except Exception as error:  # a template is its author's code: whatever it raises is its mistake
             raise ValueError(f"template '{self.name}' does not render: {error}") from error
 
 
@@ -88,13 +90,16 @@ def load_template(name: str) -> Template:
         raise ValueError(
             f"unknown template '{name}': use one of {', '.join(available_templates())} or a path to a .j2 file"
         )
-    source = path.read_text(encoding="utf-8")
+    try:
+        source = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     fields, body = _split_front_matter(source, path)
     try:
         template = Template(name=path.stem, source=source, body=body, **fields)
         unknown = template.variables - VARIABLES
     except jinja2.TemplateSyntaxError as error:
-        line = source[: source.index(body)].count("\n") + error.lineno
+        line = source[: len(source) - len(body)].count("\n") + error.lineno
         raise ValueError(f"{path}:{line}: {error.message}") from error
     if unknown:
         raise ValueError(f"{path}: undefined variable '{min(unknown)}' (available: {', '.join(sorted(VARIABLES))})")
@@ -104,11 +109,11 @@ def load_template(name: str) -> Template:
 
 
 def _split_front_matter(source: str, path: Path) -> tuple[dict[str, Any], str]:
-    parts = source.split("---\n", 2)
-    if len(parts) != 3 or parts[0].strip():
+    parts = _FRONT_MATTER.fullmatch(source)
+    if parts is None:
         raise ValueError(f"{path}: a template begins with front matter between two '---' lines")
     try:
-        fields = yaml.safe_load(parts[1])
+        fields = yaml.safe_load(parts["fields"])
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: front matter is not valid YAML: {error}") from error
     if not isinstance(fields, dict):
@@ -122,7 +127,9 @@ def _split_front_matter(source: str, path: Path) -> tuple[dict[str, Any], str]:
             f"{path}: needs 'version' (a whole number) and 'answer' (one of {', '.join(get_args(Answer))})"
         )
     examples = fields.pop("examples", None) or []
+    if not isinstance(examples, list):
+        raise ValueError(f"{path}: 'examples' must be a list")
     for example in examples:
         if not isinstance(example, dict) or "answer" not in example:
             raise ValueError(f"{path}: every example needs an 'answer' and the template's variables")
-    return {**fields, "examples": tuple(examples)}, parts[2]
+    return {**fields, "examples": tuple(examples)}, parts["body"]

@@ -21,22 +21,24 @@ def tokenize(texts: list[str], tokenizer: Any, max_length: int) -> list[Sequence
 
     Raises ValueError when there is no text.
     """
-    if not texts:
-        raise ValueError("the data set has no text to train on")
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    return [[*ids[: max_length - len(end)], *end] for ids in encoded if ids]
+    sequences = [[*ids[: max_length - len(end)], *end] for ids in encoded if ids]
+    if not sequences:
+        raise ValueError("the data set has no text to train on")
+    return sequences
 
 
 def plan_batches(sequences: list[Sequence], num_tokens: int, batch_tokens: int, seed: int) -> list[list[Sequence]]:
-    """Batches that hold `num_tokens` tokens in all."""
+    """Batches that hold `num_tokens` tokens in all (one fewer where texts of two tokens leave no choice)."""
     chooser = random.Random(seed)
     chosen: list[Sequence] = []
     left = num_tokens
     for sequence in _epochs(sequences, chooser):
         if left < 2:
             break
-        chosen.append(sequence[:left])
+        # The last text needs two tokens, one to predict the other: the text before it may have to give one.
+        chosen.append(sequence[: left - 2 if len(sequence) == left - 1 > 2 else left])
         left -= len(chosen[-1])
     batches: list[list[Sequence]] = []
     # Texts of like length go together within a window of ten batches; the order in time stays random.

@@ -19,7 +19,7 @@ def tf_idf(counts: Tensor, background_counts: Tensor, num_background_batches: in
 
 def select_slots(scores: Tensor, counts: Tensor, top_t: int) -> Tensor:
     """Indices of the `top_t` best slots that the batch reads (fewer where it reads fewer)."""
-    best = scores.topk(min(top_t, len(scores))).indices
+    best = scores.masked_fill(counts == 0, -torch.inf).topk(min(top_t, len(scores))).indices
     return best[counts[best] > 0]
 
 
