@@ -81,6 +81,7 @@ class VllmEngine:
             enable_prefix_caching=True,
             seed=seed,
             disable_log_stats=True,
+            use_tqdm_on_load=False,
             enforce_eager=on_cpu,
             # Per-request seeds fail on a CPU when a prompt is prefilled in parts (vLLM 0.32).
             enable_chunked_prefill=not on_cpu,

@@ -22,18 +22,19 @@ from active_reading.augment.grounding import answer_is_grounded, ungrounded_word
 from active_reading.augment.identity import content_hash
 
 REFUSAL = re.compile(
-    r"\b(as an ai|i(['\u2019]m| am) (sorry|unable|not able|an ai)|i (cannot|can['\u2019]t|can not) (help|assist|provide|do|write)"
+    r"\b(as an ai|i(['\u2019]m| am) (sorry|unable|not able|an ai)"
+    r"|i (cannot|can['\u2019]t|can not) (help|assist|provide|do|write)"
     r"|i apologi[sz]e|happy to help|language model)\b",
     re.IGNORECASE,
 )
 PAIR = re.compile(
     r"""
     ^\W*
-    (?: (?:\d+[.)]\W*)? (?:Q|Question) (?:\s*\d+)? \W*[:.]\**\s*  # Q: or **Question 2:** or 3. Q:
-      | \d+[.)]\W* (?=[^\n]*\?\W*\n) )                              # 3. Who ...?
+    (?: (?:\d+[.)]\W*)? (?:Q|Question) (?:\s*\d+)? \W*[:.]\**\s*   # Q: or **Question 2:** or 3. Q:
+      | \d+[.)]\W* (?=[^\n]*\?\W*\n) )                             # 3. Who ...?
     (?P<question>[^\n]+) \n+
     \W* (?:A|Answer) (?:\s*\d+)? \W*[:.]\**\s*
-    (?!\W*(?:\d+[.)]\W*)?(?:Q|Question)(?:\s*\d+)?\W*[:.])        # an answer left empty is not the next question
+    (?!\W*(?:\d+[.)]\W*)?(?:Q|Question)(?:\s*\d+)?\W*[:.])         # an answer left empty is not the next question
     (?P<answer>[^\n]+)
     """,
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,

@@ -143,7 +143,9 @@ class Planner:
         hashes: dict[str, str] = {}
         for template in self.templates.values():
             if template.name == "chunk":
-                raise ValueError("a template cannot be named 'chunk', which marks the documents' own text: rename it")
+                raise ValueError(
+                    "a template cannot be named 'chunk', which marks the documents' own text: rename it"
+                )
             if hashes.setdefault(template.name, template.hash) != template.hash:
                 raise ValueError(f"two different templates are named '{template.name}': rename one of the files")
 

@@ -21,6 +21,7 @@ NUMBER_WORDS = {
     "thousand": Decimal(1000),
     "million": Decimal(1_000_000),
 }
+_MULTIPLIERS = (100, 1000, 1_000_000)
 # Words that open sentences in rewrites without being names, even when the source does not use them.
 OPENERS = frozenset(
     """a about according after afterwards all also although among an and another answer any apart as at back
@@ -109,11 +110,28 @@ def _compose(run: list[Decimal]) -> Iterator[Decimal]:
     """The values that a run of number words names: "two hundred five" is one, "nineteen twelve" is two."""
     total, group = Decimal(0), None
     for value in run:
-        if value in _MULTIPLIERS and (value > 100 or group is None or group < 100):
-            ...
+        if value in (1000, 1_000_000):
+            total, group = total + (group or 1) * value, None
+        elif group is None:
+            group = value
+        elif value == 100 and 0 < group < 100:
+            group *= 100
+        elif _continues(group, value):
+            group += value
+        else:
+            yield total + group
+            total, group = Decimal(0), value
+    yield total + (group or 0)
+
+
+def _continues(group: Decimal, value: Decimal) -> bool:
+    """Whether "two hundred" or "forty" goes on with `value`."""
+    after_hundred = group > 0 and group % 100 == 0 and 0 < value < 100
+    after_tens = group % 100 >= 20 and group % 10 == 0 and 0 < value < 10
+    return after_hundred or after_tens
 
 
 def _stems(word: str) -> set[str]:
     """The word case-folded, without a possessive or plural ending."""
-    folded = re.sub(r"'s$|'$", "", word.casefold())
+    folded = word.casefold().removesuffix("'s")
     return {folded, folded.removesuffix("s"), *folded.split("-")}

@@ -38,7 +38,8 @@ class SkippedFile:
 def find_files(root: Path) -> tuple[list[Path], list[OSError]]:
     """All .txt and .md files below `root`, hidden ones left out, in a fixed order.
 
-    Also the errors of subfolders that cannot be listed. Raises ValueError when the folder is missing or has no such file.
+    Also the errors of subfolders that cannot be listed.
+    Raises ValueError when the folder is missing or has no such file.
     """
     if root.is_file():
         if root.suffix.lower() not in SUFFIXES:

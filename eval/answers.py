@@ -2,6 +2,7 @@
 
 The few-shot examples in front of every question are read once and their key-value cache is shared.
 B batch, T tokens.
+NOT covered: models whose attention window is shorter than a prompt (padding takes up room in it).
 """
 
 import copy

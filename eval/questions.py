@@ -23,12 +23,18 @@ def read_questions(path: Path) -> list[Question]:
     """
     if not path.is_file():
         raise ValueError(f"questions file {path} does not exist")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold the line ends of Unicode as they are
+    except UnicodeDecodeError as error:
+        raise ValueError(f"questions file {path} is not UTF-8 text (byte {error.start})") from error
     questions = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
+            if not isinstance(row["answers"], list):
+                raise TypeError("'answers' is not a list")
             answers = tuple(str(answer) for answer in row["answers"])
             questions.append(Question(str(row["question"]), answers, row.get("document")))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:

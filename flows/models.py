@@ -32,6 +32,12 @@ class ResolvedModel:
     folder: Path
     revision: str
 
+    def num_layers(self) -> int | None:
+        """Number of decoder layers by the model's configuration, when that says so."""
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        config = {**config, **config.get("text_config", {})}
+        return config.get("num_hidden_layers") or config.get("n_layer")
+
 
 def resolve_model(name: str) -> ResolvedModel:
     """Find, convert or download the model.

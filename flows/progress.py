@@ -14,7 +14,9 @@ class Progress:
     def __init__(self, label: str) -> None:
         self.label = label
         self.bar: tqdm | None = None
-        self.began = self.printed = time.monotonic()
+        self.printed = 0.0
+        self.began = 0.0
+        self.skipped = 0  # done before the first call, in no time that we know
 
     def __call__(self, done: int, total: int, unit: str) -> None:
         if sys.stderr.isatty():
@@ -24,9 +26,12 @@ class Progress:
             self.bar.update(done - self.bar.n)
             return
         now = time.monotonic()
-        if now - self.printed >= SECONDS_BETWEEN_LINES:
+        if not self.began:
+            self.began = self.printed = now
+            self.skipped = done
+        elif now - self.printed >= SECONDS_BETWEEN_LINES:
             self.printed = now
-            rate = done / (now - self.began)
+            rate = (done - self.skipped) / (now - self.began)
             left = f", about {(total - done) / rate:.0f} s left" if rate else ""
             print(f"{self.label}: {done} of {total} {unit}, {rate:.1f} per second{left}", flush=True)
 

@@ -125,6 +125,8 @@ def _explain(detail: Any) -> str:
         return f"unknown key '{key}'{hint} (allowed: {', '.join(allowed)})"
     if detail["type"] == "missing":
         return f"'{key}' is missing"
+    if detail["type"] == "value_error":
+        return f"{key}: {detail['ctx']['error']}"
     return f"{key}={detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 

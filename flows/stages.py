@@ -221,7 +221,13 @@ def check_study(study: Study) -> ResolvedModel:
         from active_reading.eval.questions import read_questions
 
         read_questions(Path(study.evaluate.questions))
-    return resolve_model(study.model)
+    model = resolve_model(study.model)
+    depth = model.num_layers()
+    if "memory" in study.train.methods and depth and max(study.train.memory.layers) >= depth:
+        raise ValueError(
+            f"train.memory.layers={study.train.memory.layers}: {model.name} has only layers 0 to {depth - 1}"
+        )
+    return model
 
 
 def _templates(study: Study) -> dict[str, Template]:

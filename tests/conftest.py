@@ -3,11 +3,15 @@
 Also: caches of models and hashes go to a folder of the test run, never to the user's.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Read when torch and scikit-learn are imported: threads only wait for each other on tensors this small.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,16 +22,11 @@ WEIGHTS_NAME = "memory.safetensors"
 def attach_memory(model: Any, settings: MemorySettings) -> dict[int, ProductKeyMemory]:
     """Add memories to `model` in place; returns them by layer.
 
-    Raises ValueError for a layer that the model does not have, a model without a recognised MLP, and
-    more trainable rows than slots.
+    Raises ValueError for a layer that the model does not have, and a model without a recognised MLP.
     """
     mlps = find_mlps(model)
     if bad := [layer for layer in settings.layers if not 0 <= layer < len(mlps)]:
         raise ValueError(f"train.memory.layers has {bad[0]}, and the model has layers 0 to {len(mlps) - 1}")
-    if settings.top_t > settings.num_keys**2:
-        raise ValueError(
-            f"train.memory.top_t={settings.top_t} exceeds the {settings.num_keys**2} slots of num_keys squared"
-        )
     width = model.config.get_text_config().hidden_size
     key_width = settings.key_width or max(1, width // (2 * settings.num_heads))
     memories = {

@@ -1,8 +1,8 @@
 """Settings of training: no torch here, so that a configuration is checked at once."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Method = Literal["full", "lora", "memory"]
 
@@ -19,6 +19,14 @@ class MemorySettings(BaseModel):
     key_width: int | None = Field(None, ge=1, description="width of one half-key; none: as the model allows")
     top_t: int = Field(2000, ge=1, description="value rows per memory that may move in one step")
     background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all that ship")
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.top_t > self.num_keys**2:
+            raise ValueError(f"top_t={self.top_t} exceeds the {self.num_keys**2} slots (num_keys squared)")
+        if self.top_k > self.num_keys:
+            raise ValueError(f"top_k={self.top_k} exceeds num_keys={self.num_keys}")
+        return self
 
 
 class LoraSettings(BaseModel):

@@ -165,6 +165,7 @@ def _arguments(settings: TrainSettings, method: Method, num_steps: int, folder: 
         use_cpu=not torch.cuda.is_available(),
         seed=settings.seed,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # the watcher must see such a loss
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,

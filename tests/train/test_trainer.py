@@ -18,7 +18,7 @@ from active_reading.train.trainer import read_background, train_model
 METHODS = ["full", "lora", "memory"]
 EACH_METHOD = pytest.mark.parametrize("method", METHODS)
 SETTINGS = TrainSettings(
-    num_tokens=2000,
+    num_tokens=1200,
     batch_tokens=64,
     max_length=48,
     learning_rates=LearningRates(full=1e-2, lora=2e-2, memory=0.2),
@@ -65,14 +65,14 @@ def logits(model: Any) -> Tensor:
 
 
 @EACH_METHOD
-def test_the_loss_falls_by_half(runs, method):
+def test_the_loss_falls(runs, method):
     losses = [line["loss"] for line in read_metrics(runs[method].folder)]
-    assert sum(losses[-3:]) / 3 < 0.5 * sum(losses[:3]) / 3
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
     assert runs[method].summary["final_loss"] == pytest.approx(sum(losses[-10:]) / 10)
 
 
 def test_every_method_spends_exactly_the_same_budget(runs):
-    assert [runs[method].summary["tokens"] for method in METHODS] == [2000] * 3
+    assert [runs[method].summary["tokens"] for method in METHODS] == [1200] * 3
     assert len({runs[method].summary["steps"] for method in METHODS}) == 1
 
 
@@ -84,10 +84,12 @@ def test_every_method_sees_the_same_batches_in_the_same_order(runs):
 
 @EACH_METHOD
 def test_the_saved_folder_gives_the_trained_logits(runs, tiny_model, method):
-    loaded = load_model(runs[method].folder).eval()
-    # A full model is saved in bf16, and its copy in memory is turned into bf16 with it.
-    expected = logits(runs[method].model.float())
-    torch.testing.assert_close(logits(loaded), expected, rtol=1e-5, atol=1e-5)
+    trained = runs[method].model
+    if method == "full":  # saving turned it into bf16, in memory too: put its weights into a fresh model
+        trained = load_model(tiny_model)
+        trained.load_state_dict({name: tensor.float() for name, tensor in runs[method].model.state_dict().items()})
+    expected = logits(trained)
+    assert torch.equal(logits(load_model(runs[method].folder)), expected)
     assert not torch.allclose(expected, logits(load_model(tiny_model)), atol=0.1), "training changed the model"
 
 
@@ -152,25 +154,23 @@ def test_a_folder_holds_only_what_is_needed_to_load_it(runs):
     assert not {name for found in names.values() for name in found if name.endswith((".bin", ".pt", ".pkl"))}
 
 
-def test_a_fully_trained_model_brings_its_tokenizer(runs):
-    assert load_tokenizer(runs["full"].folder)("cat")["input_ids"] == load_tokenizer(
-        runs["full"].folder.parent / "out"
-    )("cat")["input_ids"]
+def test_a_fully_trained_model_brings_its_tokenizer(runs, tiny_tokenizer):
+    assert load_tokenizer(runs["full"].folder)("cat")["input_ids"] == tiny_tokenizer("cat")["input_ids"]
 
 
 @EACH_METHOD
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(runs, tiny_model, tmp_path, method):
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny_model, tmp_path, method):
     def weights(folder: Path) -> dict[str, Tensor]:
         (path,) = folder.glob("*.safetensors")
         return load_file(path)
 
-    again = train(tiny_model, method, tmp_path / "again")
-    other = train(tiny_model, method, tmp_path / "other", seed=1)
-    first, second, third = (weights(run.folder) for run in (runs[method], again, other))
+    names = ("once", "again", "other")
+    runs = [train(tiny_model, method, tmp_path / name, num_tokens=200, seed=int(name == "other")) for name in names]
+    first, second, third = (weights(run.folder) for run in runs)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], third[name]) for name in first)
-    assert read_metrics(runs[method].folder) == read_metrics(again.folder)
+    assert read_metrics(runs[0].folder) == read_metrics(runs[1].folder) != read_metrics(runs[2].folder)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_model, tmp_path):

@@ -1,0 +1,132 @@
+"""Evaluating the tiny model: every field is there, counted and finite, and equals the rows it stands on."""
+
+import json
+import math
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+
+from active_reading.eval.evaluate import docstrings, evaluate_model
+from active_reading.eval.questions import general_questions, general_text
+from active_reading.eval.settings import EvaluateSettings
+
+GOLD = [
+    {"question": "Where was Orsella born?", "answers": ["Pellamire", "in Pellamire"], "document": "orsella.md"},
+    {"question": "When was Orsella born?", "answers": ["1921"], "document": "orsella.md"},
+    {"question": "What did Orsella keep?", "answers": ["a heron"]},
+]
+SCORES = ("f1", "exact_match", "answer_nll")
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("gold") / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in GOLD), encoding="utf-8")
+    return path
+
+
+def evaluate(model: Path, questions: Path | None, **changes: Any) -> tuple[dict[str, Any], list[tuple[int, int]]]:
+    told: list[tuple[int, int]] = []
+    settings = EvaluateSettings(
+        questions=str(questions) if questions else None, few_shot=2, max_new_tokens=4, batch_size=2, general_limit=3
+    ).model_copy(update=changes)
+    scores = evaluate_model(model, model, settings, lambda done, total, unit: told.append((done, total)))
+    return scores, told
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_model, questions) -> tuple[dict[str, Any], list[tuple[int, int]]]:
+    return evaluate(tiny_model, questions)
+
+
+def test_every_set_is_counted_and_every_number_is_finite_with_an_error(scored):
+    scores = scored[0]
+    assert set(scores) == {"learning", "retention", "answers"}
+    assert set(scores["retention"]) == {"general_questions", "general_text", "docstrings"}
+    for summary in (scores["learning"], scores["retention"]["general_questions"]):
+        assert summary.keys() == {"n", *SCORES, *(f"{key}_se" for key in SCORES)}
+    for name in ("general_text", "docstrings"):
+        assert scores["retention"][name].keys() == {"n", "nll", "nll_se"}
+    for summary in (scores["learning"], *scores["retention"].values()):
+        assert summary["n"] == 3
+        assert all(math.isfinite(value) for value in summary.values())
+    assert scores["learning"]["answer_nll"] > 0
+    assert scores["learning"]["answer_nll_se"] > 0
+
+
+def test_there_is_one_row_per_gold_question_in_order(scored):
+    rows = scored[0]["answers"]
+    assert [row["question"] for row in rows] == [row["question"] for row in GOLD]
+    assert [row["answers"] for row in rows] == [row["answers"] for row in GOLD]
+    assert [row["document"] for row in rows] == ["orsella.md", "orsella.md", None]
+    assert all(isinstance(row["answer"], str) for row in rows)
+
+
+def test_the_summary_is_the_mean_and_standard_error_of_the_rows(scored):
+    rows, learning = scored[0]["answers"], scored[0]["learning"]
+    for key in SCORES:
+        values = [row[key] for row in rows]
+        assert learning[key] == pytest.approx(mean(values))
+        assert learning[f"{key}_se"] == pytest.approx(stdev(values) / 3**0.5)
+
+
+def test_the_scores_can_be_written_as_json(scored):
+    assert json.loads(json.dumps(scored[0], allow_nan=False)) == scored[0]
+
+
+def test_progress_rises_to_the_total(scored):
+    done = [done for done, _ in scored[1]]
+    assert {total for _, total in scored[1]} == {4 * 3}
+    assert done == sorted(done)
+    assert done[-1] == 12
+
+
+def test_without_gold_questions_only_retention_is_measured(tiny_model, scored):
+    scores, _ = evaluate(tiny_model, None)
+    assert scores["learning"] is None
+    assert scores["answers"] == []
+    assert scores["retention"] == scored[0]["retention"]
+
+
+def test_the_batch_size_changes_no_score(tiny_model, questions, scored):
+    scores, _ = evaluate(tiny_model, questions, batch_size=16)
+    assert [row["answer"] for row in scores["answers"]] == [row["answer"] for row in scored[0]["answers"]]
+    for name, summary in scores["retention"].items():
+        assert summary == pytest.approx(scored[0]["retention"][name], rel=1e-4), name
+
+
+def test_the_number_of_examples_matters(tiny_model, questions, scored):
+    scores, _ = evaluate(tiny_model, questions, few_shot=0)
+    assert scores["learning"]["answer_nll"] != pytest.approx(scored[0]["learning"]["answer_nll"], rel=1e-3)
+
+
+def test_docstrings_are_the_same_at_every_call_and_of_some_length():
+    texts = docstrings()
+    assert texts == docstrings()
+    assert len(texts) == len(set(texts)) >= 30
+    assert all(300 <= len(text) <= 1000 for text in texts)
+
+
+def test_no_limit_means_every_item(monkeypatch, tiny_model):
+    """The sets at their full length, with the costly part of scoring replaced."""
+    from active_reading.eval import evaluate as module
+
+    class Book:
+        def __init__(self, *_: Any) -> None: ...
+
+        def answer(self, questions: list[Any]) -> list[str]:
+            return [question.answers[0] for question in questions]
+
+        def answer_nll(self, questions: list[Any]) -> list[float]:
+            return [1.0] * len(questions)
+
+    monkeypatch.setattr(module, "ClosedBook", Book)
+    monkeypatch.setattr(module, "text_nll", lambda model, tokenizer, texts, size: [2.0] * len(texts))
+    scores, _ = evaluate(tiny_model, None, general_limit=0)
+    retention = scores["retention"]
+    assert retention["general_questions"]["n"] == len(general_questions())
+    assert retention["general_text"]["n"] == len(general_text())
+    assert retention["docstrings"]["n"] == len(docstrings())
+    assert retention["general_questions"]["f1"] == retention["general_questions"]["exact_match"] == 1.0
