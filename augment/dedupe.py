@@ -32,16 +32,19 @@ class DedupeSettings(BaseModel):
 
 
 def mark_duplicates(texts: pl.DataFrame, settings: DedupeSettings) -> pl.DataFrame:
-    """`texts` with `duplicate_of` (an id) and `similarity`, both null on the survivors.
+    """`texts` with `duplicate_of` (an id) and the `similarity` to that text, both null on the survivors.
 
-    `texts` has `id` and `text`. Row order is kept.
+    `texts` has `id` and `text`. Row order is kept. Where a text is linked to the survivor through others,
+    their similarity may lie below the threshold.
     """
+    texts = texts.cast({"id": pl.String, "text": pl.String})  # columns without any value have no type of their own
     ranked = texts.select("id", "text").sort(pl.col("text").str.len_chars(), "id", descending=[True, False])
     bodies = [normalize(text) for text in ranked["text"]]
-    pairs = _exact_pairs(bodies) | _near_pairs(bodies, settings)
+    shingles = [_shingles(body, settings.shingle_words) for body in bodies]
+    pairs = _exact_pairs(bodies) | _near_pairs(shingles, settings.threshold)
     ids = ranked["id"].to_list()
     marks = [
-        {"id": ids[index], "duplicate_of": ids[keeper], "similarity": pairs.get((keeper, index))}
+        {"id": ids[index], "duplicate_of": ids[keeper], "similarity": _jaccard(shingles[keeper], shingles[index])}
         for keeper, index in _clusters(len(ids), pairs)
     ]
     schema = {"id": pl.String, "duplicate_of": pl.String, "similarity": pl.Float64}
@@ -53,23 +56,20 @@ def normalize(text: str) -> str:
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
 
 
-def _exact_pairs(bodies: list[str]) -> dict[Pair, float]:
+def _exact_pairs(bodies: list[str]) -> set[Pair]:
     groups: dict[str, list[int]] = defaultdict(list)
     for index, body in enumerate(bodies):
         groups[body].append(index)
-    return {(group[0], index): 1.0 for group in groups.values() for index in group[1:]}
+    return {(group[0], index) for group in groups.values() for index in group[1:]}
 
 
-def _near_pairs(bodies: list[str], settings: DedupeSettings) -> dict[Pair, float]:
-    """Verified similarities of candidate pairs (smaller index first)."""
-    shingles = [_shingles(body, settings.shingle_words) for body in bodies]
-    similar = {}
-    for first, second in _candidates(shingles):
-        union = len(shingles[first] | shingles[second])
-        similarity = len(shingles[first] & shingles[second]) / union if union else 1.0
-        if similarity >= settings.threshold:
-            similar[first, second] = similarity
-    return similar
+def _near_pairs(shingles: list[set[str]], threshold: float) -> set[Pair]:
+    """Candidate pairs (smaller index first) that are similar indeed."""
+    return {pair for pair in _candidates(shingles) if _jaccard(shingles[pair[0]], shingles[pair[1]]) >= threshold}
+
+
+def _jaccard(first: set[str], second: set[str]) -> float:
+    return len(first & second) / len(first | second)
 
 
 def _shingles(body: str, length: int) -> set[str]:
@@ -96,7 +96,7 @@ def _candidates(shingles: list[set[str]]) -> set[Pair]:
     return found
 
 
-def _clusters(count: int, pairs: dict[Pair, float]) -> list[Pair]:
+def _clusters(count: int, pairs: set[Pair]) -> list[Pair]:
     """(keeper, duplicate) for every index that is not the smallest of its connected component."""
     parent = list(range(count))
 

@@ -36,6 +36,7 @@ class TemplateUse(BaseModel):
     max_tokens: int = Field(256, ge=8, description="longer answers are cut and then rejected as truncated")
     num_items: int = Field(4, ge=1, description="questions or strategies to ask for")
     apply: str | None = Field(None, description="for strategies: the template that applies each of them")
+    apply_max_tokens: int = Field(256, ge=8, description="for strategies: max_tokens of the applications")
 
 
 class GenerateSettings(BaseModel):
@@ -114,16 +115,17 @@ class Planner:
         # Only what the template uses decides the id: a renamed file keeps its answers.
         used = {name: values[name] for name in sorted(template.variables)}
         drawn = self.settings
+        max_tokens = use.max_tokens if strategy is None else use.apply_max_tokens
         for replicate in range(use.replicates if use.apply is None or strategy is not None else 1):
             request_id = content_hash(
                 template.hash,
                 used,
                 [self.model.name, self.model.revision],
-                [drawn.temperature, drawn.top_p, use.max_tokens, drawn.seed],
+                [drawn.temperature, drawn.top_p, max_tokens, drawn.seed],
                 replicate,
                 size=16,
             )
-            sampling = Sampling(drawn.temperature, drawn.top_p, use.max_tokens, int(request_id[:7], 16))
+            sampling = Sampling(drawn.temperature, drawn.top_p, max_tokens, int(request_id[:7], 16))
             yield Request(request_id, chunk["chunk_id"], template, use, values, strategy, replicate, sampling)
 
     def _check(self, use: TemplateUse) -> None:
@@ -212,6 +214,8 @@ def generate(
                     progress(num_calls, num_calls + len(queue) + engine.num_running, "answers")
         finally:
             engine.close()
+        plan.clear()  # answers came in any order; the result has the order of the plan
+        add(planner.initial(by_id.values()))
     rows = [
         {**known[request_id], "chunk_id": first.chunk_id, "template": first.template.name}
         for request_id, (first, *_) in plan.items()

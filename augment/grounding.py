@@ -90,7 +90,7 @@ def _number_runs(text: str) -> Iterator[list[Decimal]]:
     end, digits = 0, False
     for match in _TOKEN.finditer(text):
         token = match.group().casefold()
-        is_digits = token[0].isdigit()
+        is_digits = token[0].isdecimal()
         value = Decimal(token.replace(",", "")) if is_digits else NUMBER_WORDS.get(token)
         adjacent = bool(run) and text[end : match.start()].strip(" \t\n") in ("", "-")
         if adjacent and token == "and" and run[-1] in _MULTIPLIERS:
@@ -134,4 +134,4 @@ def _continues(group: Decimal, value: Decimal) -> bool:
 def _stems(word: str) -> set[str]:
     """The word case-folded, without a possessive or plural ending."""
     folded = word.casefold().removesuffix("'s")
-    return {folded, folded.removesuffix("s"), *folded.split("-")}
+    return {folded, folded.removesuffix("s"), folded.removesuffix("es"), *folded.split("-")}

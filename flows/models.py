@@ -21,6 +21,7 @@ from active_reading.flows.steps import file_hash
 
 logger = logging.getLogger(__name__)
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
+DECISIVE = (".json", ".safetensors", ".jinja", ".model", ".txt")  # files that decide what a model says
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -117,9 +118,7 @@ def _download(name: str) -> Path:
 
 def _revision(folder: Path) -> str:
     """Hash of configuration, tokenizer and weights; hashes of large files are remembered."""
-    files = [
-        path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors", ".jinja", ".model")
-    ]
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in DECISIVE]
     if not any(path.suffix == ".safetensors" for path in files):
         raise ValueError(f"model folder {folder} has no .safetensors weights")
     memo_path = cache_folder() / "weight-hashes.json"

@@ -1,10 +1,15 @@
-"""The output folder of a study: claimed once, never taken from another program."""
+"""The output folder of a study: claimed once, never taken from another program.
+
+What claims it is the folder of locks: a `study.yaml` alone may be the user's own.
+"""
 
 import logging
+from pathlib import Path
 
 import yaml
 
 from active_reading.flows.settings import Study
+from active_reading.flows.steps import LOCKS
 
 logger = logging.getLogger(__name__)
 STUDY_FILE = "study.yaml"
@@ -22,25 +27,32 @@ def open_output(study: Study) -> None:
     marker = root / STUDY_FILE
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if marker.is_file():
-            before = yaml.safe_load(marker.read_text(encoding="utf-8"))
-            if changed := _changed_keys(before if isinstance(before, dict) else {}, resolved):
-                logger.warning(
-                    "output folder %s was last used with other settings (%s): what they do not touch is "
-                    "reused, and earlier results stay",
-                    root,
-                    ", ".join(changed[:5]),
-                )
-        elif any(root.iterdir()):
+        if any(root.iterdir()) and not (root / LOCKS).is_dir():
             raise ValueError(
-                f"output folder {root} holds files that are not of a study: "
+                f"output folder {root} holds files that no run of ours has written: "
                 "choose an empty or new folder with output=FOLDER"
+            )
+        (root / LOCKS).mkdir(exist_ok=True)
+        if marker.is_file() and (changed := _changed_keys(_read(marker), resolved)):
+            logger.warning(
+                "output folder %s was last used with other settings (%s): what they do not touch is "
+                "reused, and earlier results stay",
+                root,
+                ", ".join(changed[:5]),
             )
         marker.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
     except OSError as error:
         raise ValueError(
             f"output folder {root} cannot be used ({error.strerror}): choose another with output=FOLDER"
         ) from error
+
+
+def _read(marker: Path) -> dict[str, object]:
+    try:
+        values = yaml.safe_load(marker.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _changed_keys(before: dict[str, object], now: dict[str, object], prefix: str = "") -> list[str]:

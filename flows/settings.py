@@ -79,16 +79,27 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold sections such as 'corpus:' and 'train:'")
     values.setdefault("name", path.stem)
-    for section, key in (("corpus", "path"), ("evaluate", "questions")):
-        part = values.get(section)
-        if isinstance(part, dict) and isinstance(part.get(key), str):
-            part[key] = str(path.parent.absolute() / Path(part[key]).expanduser())
+    _resolve_paths(values, path.parent.absolute())
+    return values
+
+
+def _resolve_paths(values: dict[str, Any], base: Path) -> None:
+    """Make the file's paths absolute; a model is a path when there is such a folder."""
+
+    def resolve(part: Any, key: str) -> None:
+        if isinstance(part, dict) and isinstance(part.get(key), str) and part[key]:
+            part[key] = str(base / Path(part[key]).expanduser())
+
+    resolve(values, "output")
+    resolve(values.get("corpus"), "path")
+    resolve(values.get("evaluate"), "questions")
+    if (base / Path(str(values.get("model"))).expanduser()).is_dir():
+        resolve(values, "model")
     templates = values["generate"].get("templates") if isinstance(values.get("generate"), dict) else None
     for use in templates if isinstance(templates, list) else []:
         for key in ("template", "apply"):
             if isinstance(use, dict) and str(use.get(key)).endswith(".j2"):
-                use[key] = str(path.parent.absolute() / use[key])
-    return values
+                resolve(use, key)
 
 
 def _study_of_folder(path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from active_reading.augment.identity import content_hash
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+LOCKS = ".locks"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def run_step(
     if step := read_step(folder):
         logger.info("%s: already done (%s)", name, folder.name)
         return step
-    locks = root / ".locks"
+    locks = root / LOCKS
     locks.mkdir(parents=True, exist_ok=True)
     with _lock(locks / f"{folder.name}.lock", name):
         if step := read_step(folder):

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 Method = Literal["full", "lora", "memory"]
 
@@ -12,7 +12,7 @@ class MemorySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    layers: list[int] = Field([2, 4, 6], min_length=1, description="decoder layers that get a memory")
+    layers: list[NonNegativeInt] = Field([2, 4, 6], min_length=1, description="decoder layers that get a memory")
     num_keys: int = Field(128, ge=2, description="keys per half; the table has num_keys squared slots")
     num_heads: int = Field(4, ge=1)
     top_k: int = Field(16, ge=1, description="slots that each head reads per token")

@@ -47,6 +47,8 @@ def train_model(
     sequences = tokenize(texts, tokenizer, settings.max_length)
     batches = plan_batches(sequences, settings.num_tokens, settings.batch_tokens, settings.seed)
     model = load_model(base_model)
+    if torch.cuda.is_available():
+        model = model.cuda()  # before the Trainer would: the background pass runs there too
     save: Callable[[], Any]
     optimizer = None
     if method == "memory":

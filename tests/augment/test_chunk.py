@@ -5,9 +5,10 @@ import time
 
 import polars as pl
 import pytest
-from active_reading.augment.chunk import ChunkSettings, TokenCounter, chunk_documents, chunk_spans
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from active_reading.augment.chunk import ChunkSettings, TokenCounter, chunk_documents, chunk_spans
 
 
 class RegexTokenizer:
@@ -35,7 +36,9 @@ GAPPED = RegexTokenizer(r"\w{1,5}|[^\w\s]")
 TOKENIZERS = {"words": WORDS, "spaced": SPACED, "gapped": GAPPED}
 
 DOCUMENTS = st.lists(
-    st.sampled_from(["owl", "Owl", "otters", "a", ".", "! ", "? ", ", ", " ", "  ", "\n", "\n\n", "\n \n\t", "\u00e9", "\u3000"])
+    st.sampled_from(
+        ["owl", "Owl", "otters", "a", ".", "! ", "? ", ", ", " ", "  ", "\n", "\n\n", "\n \n\t", "\u00e9", "\u3000"]
+    )
     | st.text(max_size=8),
     max_size=120,
 ).map("".join)
@@ -111,7 +114,12 @@ def test_paragraphs_that_fit_are_packed_in_order_and_never_cut(counts):
 
 def test_a_paragraph_over_the_budget_is_cut_between_sentences():
     text = 'The owl sleeps. "Does it?" It does! The otter swims in the lake. Fish hide.'
-    assert pieces(text, 12) == ['The owl sleeps. "Does it?"', "It does!", "The otter swims in the lake.", "Fish hide."]
+    assert pieces(text, 12) == [
+        'The owl sleeps. "Does it?"',
+        "It does!",
+        "The otter swims in the lake.",
+        "Fish hide.",
+    ]
 
 
 def test_a_sentence_over_the_budget_is_cut_between_words():

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from active_reading.augment.ingest import IngestSettings, SkippedFile, find_files, read_documents
 from hypothesis import given
 from hypothesis import strategies as st
+
+from active_reading.augment.ingest import IngestSettings, SkippedFile, find_files, read_documents
 
 
 def write_files(root: Path, files: dict[str, str | bytes]) -> IngestSettings:
@@ -111,7 +112,9 @@ def test_the_same_text_twice_is_one_document_and_the_first_source_stands_for_it(
 
 
 @given(
-    texts=st.lists(st.text(st.characters(exclude_characters="\r\0", codec="utf-8"), min_size=1), min_size=2, unique=True)
+    texts=st.lists(
+        st.text(st.characters(exclude_characters="\r\0", codec="utf-8"), min_size=1), min_size=2, unique=True
+    )
 )
 def test_ids_and_text_depend_on_the_content_alone(tmp_path_factory, texts):
     """The same texts under other names, in another order: the same ids."""
@@ -119,7 +122,9 @@ def test_ids_and_text_depend_on_the_content_alone(tmp_path_factory, texts):
     frames = []
     for names in (range(len(texts)), reversed(range(len(texts)))):
         root = tmp_path_factory.mktemp("corpus")
-        documents, skipped = read(root, {f"{name:03}/{name}.txt": text for name, text in zip(names, texts, strict=True)})
+        documents, skipped = read(
+            root, {f"{name:03}/{name}.txt": text for name, text in zip(names, texts, strict=True)}
+        )
         assert skipped == []
         frames.append(dict(documents.select("document_id", "text").iter_rows()))
     assert frames[0] == frames[1]

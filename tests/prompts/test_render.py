@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from active_reading.augment.filter import Chunk, FilterSettings, judge, parse_pairs
 from active_reading.augment.generate import parse_strategies
 from active_reading.prompts.render import FOLDER, Template, available_templates, load_template
-from hypothesis import given
-from hypothesis import strategies as st
 
 VALUES = {"text": "Zora sold 12 kites.", "title": "Kites", "strategy": "List every kite by year", "num_items": 3}
 MINIMAL = "---\nversion: 1\nanswer: text\n---\n"
@@ -43,7 +44,9 @@ def test_every_shipped_template_renders_as_turns_that_end_with_the_request(name)
 @pytest.mark.parametrize("name", available_templates())
 def test_every_shipped_template_puts_its_few_shot_turns_before_the_text(name):
     """Two chunks share everything before the text itself, so the engine's prefix cache can serve it."""
-    first, second = (load_template(name).messages(**{**VALUES, "text": text}) for text in ("One kite.", "Two kites."))
+    first, second = (
+        load_template(name).messages(**{**VALUES, "text": text}) for text in ("One kite.", "Two kites.")
+    )
     assert first[:-1] == second[:-1]
     assert first[-1] != second[-1]
     assert first[-1]["content"].startswith("Text:\nOne kite.")
@@ -133,7 +136,10 @@ def test_a_folder_is_not_a_template(tmp_path):
         ("---\nversion: [1\n---\n{{ text }}\n", "front matter is not valid YAML"),
         ("---\njust words\n---\n{{ text }}\n", "front matter must be fields"),
         ("---\n---\n{{ text }}\n", "front matter must be fields"),
-        ("---\nversion: 1\nanswer: text\nmodel: big\n---\n{{ text }}\n", "unknown field 'model'.*answer, examples, version"),
+        (
+            "---\nversion: 1\nanswer: text\nmodel: big\n---\n{{ text }}\n",
+            "unknown field 'model'.*answer, examples, version",
+        ),
         ("---\nanswer: text\n---\n{{ text }}\n", "needs 'version'"),
         ("---\nversion: one\nanswer: text\n---\n{{ text }}\n", "needs 'version'"),
         ("---\nversion: 1\n---\n{{ text }}\n", "'answer' .one of text, questions, strategies"),
@@ -142,7 +148,10 @@ def test_a_folder_is_not_a_template(tmp_path):
         ("---\nversion: 1\nanswer: text\nexamples: 5\n---\n{{ text }}\n", "'examples' must be a list"),
         ("---\nversion: 1\nanswer: text\nexamples: {text: a}\n---\n{{ text }}\n", "'examples' must be a list"),
         ("---\nversion: 1\nanswer: text\nexamples: [kite]\n---\n{{ text }}\n", "every example needs an 'answer'"),
-        ("---\nversion: 1\nanswer: text\nexamples: [{text: a}]\n---\n{{ text }}\n", "every example needs an 'answer'"),
+        (
+            "---\nversion: 1\nanswer: text\nexamples: [{text: a}]\n---\n{{ text }}\n",
+            "every example needs an 'answer'",
+        ),
         (MINIMAL + "{{ txt }}\n", "undefined variable 'txt' .available: num_items, strategy, text, title"),
         (MINIMAL + "{% for kite in kites %}{{ kite }}{% endfor %}\n", "undefined variable 'kites'"),
     ],
@@ -211,7 +220,9 @@ def test_a_file_with_a_byte_order_mark_and_windows_line_ends_is_the_same_templat
 
 
 def test_the_name_and_fields_come_from_the_file(tmp_path):
-    template = load_template(write_template(tmp_path, "---\nversion: 7\nanswer: questions\n---\n{{ text }}\n", "ask.j2"))
+    template = load_template(
+        write_template(tmp_path, "---\nversion: 7\nanswer: questions\n---\n{{ text }}\n", "ask.j2")
+    )
     assert (template.name, template.version, template.answer, template.examples) == ("ask", 7, "questions", ())
     assert template.variables == {"text"}
     assert not template.needs_strategy
@@ -231,9 +242,8 @@ EDITS = {
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_the_hash_changes_with_any_edit(tmp_path, edit):
-    source = (
-        "---\nversion: 1\nanswer: text\nexamples:\n  - {text: Zora sold, answer: kites}\n---\nRewrite this.\n{{ text }}\n"
-    )
+    example = "examples:\n  - {text: Zora sold, answer: kites}\n"
+    source = f"---\nversion: 1\nanswer: text\n{example}---\nRewrite this.\n{{{{ text }}}}\n"
     old, new = EDITS[edit]
     assert source.count(old) == 1
     before = load_template(write_template(tmp_path, source))

@@ -151,20 +151,25 @@ def test_padding_of_a_batch_is_not_counted():
     assert memories[2].access_counts().sum() == (9 + 4) * SETTINGS.num_heads * SETTINGS.top_k
 
 
-@pytest.mark.parametrize("layers", [[0, 3], [-1]])
-def test_a_layer_that_the_model_lacks_is_named(layers):
-    bad = MemorySettings(layers=layers, num_keys=4, top_k=2, top_t=4)
-    with pytest.raises(ValueError, match=rf"train.memory.layers has {layers[-1]}, and the model has layers 0 to 2"):
-        attach_memory(random_model("llama"), bad)
+def test_a_layer_that_the_model_lacks_is_named_and_the_model_is_left_as_it_was():
+    model = random_model("llama")
+    bad = MemorySettings(layers=[0, 3], num_keys=4, top_k=2, top_t=4)
+    with pytest.raises(ValueError, match="train.memory.layers has 3, and the model has layers 0 to 2"):
+        attach_memory(model, bad)
+    assert not hasattr(model, "memories")
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
-    [({"top_t": 17}, "top_t=17 exceeds the 16 slots"), ({"top_t": 4, "top_k": 5}, "top_k=5 exceeds num_keys=4")],
+    ("bad", "message"),
+    [
+        ({"top_t": 17}, r"top_t=17 exceeds the 16 slots \(num_keys squared\)"),
+        ({"top_k": 5}, "top_k=5 exceeds num_keys=4"),
+        ({"layers": [2, -1]}, "greater than or equal to 0"),
+    ],
 )
-def test_more_rows_than_slots_and_more_reads_than_keys_are_refused(wrong, message):
+def test_sizes_that_cannot_be_are_refused_before_there_is_a_model(bad, message):
     with pytest.raises(ValueError, match=message):
-        MemorySettings(**{"layers": [0], "num_keys": 4, "top_k": 2, **wrong})
+        MemorySettings(**SETTINGS.model_dump() | bad)
 
 
 def test_a_model_without_mlps_is_refused_by_name():

@@ -1,0 +1,573 @@
+"""Generate: the plan, its addresses, and the ledger as resume, incremental run and reuse. No model."""
+
+import hashlib
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from active_reading.augment.engine import Completion, EchoEngine, Engine, VllmEngine
+from active_reading.augment.funnel import request_counts
+from active_reading.augment.generate import (
+    GenerateSettings,
+    ModelIdentity,
+    Planner,
+    TemplateUse,
+    generate,
+    make_engine,
+    parse_strategies,
+)
+from active_reading.augment.ledger import SCHEMA, Ledger
+
+MODEL = ModelIdentity("tiny", "r1")
+TEXTS = {
+    "owl": "The owl sleeps in the oak. The oak stands by the lake. The lake is deep.",
+    "otter": "The otter swims in the lake. The otter eats fish.",
+    "eel": "The eel hides under one stone. The eel is long.",
+}
+ONE_TEMPLATE = [TemplateUse(template="paraphrase")]
+SHIPPED = [
+    TemplateUse(template="paraphrase", replicates=2),
+    TemplateUse(template="questions"),
+    TemplateUse(template="propose_strategies", num_items=2, apply="apply_strategy", replicates=3),
+]
+
+
+class ScriptedEngine:
+    """Answers in batches of three, newest first, with `answer(prompt)`; remembers what it was asked."""
+
+    def __init__(self, answer: Callable[[str], str], stop_after: int | None = None) -> None:
+        self.answer = answer
+        self.stop_after = stop_after
+        self.prompts: list[str] = []
+        self.waiting: list[tuple[str, str]] = []
+        self.num_running = 0
+        self.most_running = 0
+        self.closed = False
+
+    def submit(self, request_id, messages, sampling):
+        self.prompts.append(messages[-1]["content"])
+        self.waiting.append((request_id, messages[-1]["content"]))
+        self.num_running += 1
+        self.most_running = max(self.most_running, self.num_running)
+
+    def poll(self):
+        if self.stop_after is not None and len(self.prompts) - len(self.waiting) >= self.stop_after:
+            raise KeyboardInterrupt
+        batch, self.waiting = self.waiting[-3:][::-1], self.waiting[:-3]
+        self.num_running -= len(batch)
+        return [Completion(request_id, self.answer(prompt), "stop", 9, 4) for request_id, prompt in batch]
+
+    def close(self):
+        self.closed = True
+
+
+class RefusingEngine(ScriptedEngine):
+    """Cannot answer what it is told about owls, and cuts short what it is told about eels."""
+
+    def poll(self):
+        return [self.judged(done) for done in super().poll()]
+
+    def judged(self, done):
+        about = self.answer(next(p for p in reversed(self.prompts) if p == done.text))
+        if "owl" in about:
+            return Completion(done.request_id, "", "error", 9, 0, "prompt of 9 tokens leaves no room")
+        return Completion(done.request_id, "The eel", "length", 9, 4) if "eel" in about else done
+
+
+class Counted:
+    """Makes engines and counts them."""
+
+    def __init__(self, make: Callable[[], Engine] = EchoEngine) -> None:
+        self.make = make
+        self.engines: list[Any] = []
+
+    def __call__(self) -> Engine:
+        self.engines.append(self.make())
+        return self.engines[-1]
+
+
+def chunks_of(*names: str, title: str = "Animals") -> pl.DataFrame:
+    rows = [
+        {
+            "chunk_id": f"chunk-{name}",
+            "document_id": f"document-{name}",
+            "start": 0,
+            "end": len(TEXTS[name]),
+            "num_tokens": 12,
+            "text": TEXTS[name],
+            "title": title,
+        }
+        for name in names
+    ]
+    return pl.DataFrame(rows)
+
+
+def run(
+    folder: Path,
+    chunks: pl.DataFrame,
+    templates: list[TemplateUse] | None = None,
+    make: Callable[[], Engine] = EchoEngine,
+    model: ModelIdentity = MODEL,
+    **settings: Any,
+) -> tuple[pl.DataFrame, int, Counted]:
+    engines = Counted(make)
+    wanted = GenerateSettings(engine="echo", templates=templates or SHIPPED, **settings)
+    rows, num_calls = generate(chunks, wanted, model, Ledger(folder), engines, lambda *_: None)
+    return rows, num_calls, engines
+
+
+def never() -> Engine:
+    raise AssertionError("the engine was started")
+
+
+def write_template(path: Path, body: str, answer: str = "text") -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"---\nversion: 1\nanswer: {answer}\n---\n{body}\n")
+    return str(path)
+
+
+def test_every_request_of_the_plan_is_answered_and_counted_once(tmp_path):
+    """Per chunk: 2 paraphrases, 1 set of questions, 1 proposal, and 2 strategies applied 3 times each."""
+    rows, num_calls, engines = run(tmp_path, chunks_of("owl", "otter", "eel"))
+    assert num_calls == rows.height == 3 * (2 + 1 + 1 + 2 * 3)
+    assert rows.schema == SCHEMA
+    assert rows["request_id"].n_unique() == rows.height
+    per_template = dict(rows["template"].value_counts().iter_rows())
+    assert per_template == {"paraphrase": 6, "questions": 3, "propose_strategies": 3, "apply_strategy": 18}
+    assert rows["chunk_id"].value_counts()["count"].to_list() == [10, 10, 10]
+    assert request_counts(rows) == {"planned": 30, "accepted": 30, "rejected": 0, "failed": 0}
+    assert len(engines.engines) == 1
+
+
+def test_a_row_says_how_it_was_made(tmp_path):
+    rows, _, _ = run(tmp_path, chunks_of("owl"), ONE_TEMPLATE, temperature=0.5, top_p=0.9)
+    (row,) = rows.rows(named=True)
+    assert row["text"].startswith("It is so that ")
+    assert {
+        name: row[name] for name in ("chunk_id", "template", "strategy", "replicate", "model", "model_revision")
+    } == {
+        "chunk_id": "chunk-owl",
+        "template": "paraphrase",
+        "strategy": None,
+        "replicate": 0,
+        "model": "tiny",
+        "model_revision": "r1",
+    }
+    assert (row["temperature"], row["top_p"], row["max_tokens"], row["finish_reason"]) == (0.5, 0.9, 256, "stop")
+    assert row["error"] is None
+    assert row["completion_tokens"] == len(row["text"].split())
+
+
+def test_a_second_run_makes_no_call_and_starts_no_engine(tmp_path):
+    first, _, _ = run(tmp_path, chunks_of("owl", "otter"))
+    second, num_calls, _ = run(tmp_path, chunks_of("owl", "otter"), make=never)
+    assert num_calls == 0
+    assert second.equals(first)
+
+
+def test_one_more_chunk_costs_only_its_own_requests(tmp_path):
+    first, _, _ = run(tmp_path, chunks_of("owl", "otter"))
+    second, num_calls, _ = run(tmp_path, chunks_of("eel", "owl", "otter"))
+    assert num_calls == 10
+    assert second.filter(pl.col("chunk_id") != "chunk-eel").equals(first)
+
+
+def test_one_chunk_less_costs_nothing_and_its_rows_leave_the_result(tmp_path):
+    first, _, _ = run(tmp_path, chunks_of("owl", "otter"))
+    second, _, _ = run(tmp_path, chunks_of("otter"), make=never)
+    assert second.equals(first.filter(pl.col("chunk_id") == "chunk-otter"))
+
+
+def test_an_edited_template_asks_again_exactly_its_own_requests(tmp_path):
+    mine = write_template(tmp_path / "mine.j2", "Text:\n{{ text }}\n\nSay it in other words.")
+    templates = [TemplateUse(template=mine, replicates=2), *SHIPPED]
+    first, _, _ = run(tmp_path / "ledger", chunks_of("owl", "otter"), templates)
+    write_template(tmp_path / "mine.j2", "Text:\n{{ text }}\n\nSay it in new words.")
+    second, num_calls, _ = run(tmp_path / "ledger", chunks_of("owl", "otter"), templates)
+    assert num_calls == 2 * 2
+    others = pl.col("template") != "mine"
+    assert second.filter(others).equals(first.filter(others))
+    old, new = (set(rows.filter(~others)["request_id"]) for rows in (first, second))
+    assert len(old | new) == 8
+
+
+def test_an_edited_template_that_applies_strategies_keeps_the_proposals(tmp_path):
+    apply = write_template(tmp_path / "mine.j2", "Text:\n{{ text }}\n\nStudy strategy: {{ strategy }}\n\nUse it.")
+    templates = [TemplateUse(template="propose_strategies", num_items=2, apply=apply)]
+    _, num_calls, _ = run(tmp_path / "ledger", chunks_of("owl"), templates)
+    assert num_calls == 1 + 2
+    write_template(tmp_path / "mine.j2", "Text:\n{{ text }}\n\nStudy strategy: {{ strategy }}\n\nFollow it.")
+    rows, num_calls, _ = run(tmp_path / "ledger", chunks_of("owl"), templates)
+    assert num_calls == 2
+    assert rows["template"].to_list() == ["propose_strategies", "mine", "mine"]
+
+
+def test_a_renamed_template_keeps_its_answers_and_gives_them_its_new_name(tmp_path):
+    old = write_template(tmp_path / "old.j2", "Text:\n{{ text }}\n\nRetell.")
+    first, _, _ = run(tmp_path / "ledger", chunks_of("owl"), [TemplateUse(template=old)])
+    new = write_template(tmp_path / "deeper" / "new.j2", "Text:\n{{ text }}\n\nRetell.")
+    second, _, _ = run(tmp_path / "ledger", chunks_of("owl"), [TemplateUse(template=new)], make=never)
+    assert first["template"].to_list() == ["old"]
+    assert second.equals(first.with_columns(template=pl.lit("new")))
+
+
+def test_the_result_does_not_depend_on_the_order_in_which_answers_arrive(tmp_path):
+    """Later steps are addressed by the bytes of the result: a reused ledger must give the very same table."""
+    slow = run(
+        tmp_path / "1", chunks_of("owl", "otter"), max_num_seqs=1, make=lambda: ScriptedEngine(lambda p: p[:60])
+    )
+    fast = run(tmp_path / "2", chunks_of("owl", "otter"), make=lambda: ScriptedEngine(lambda p: p[:60]))
+    assert slow[0].equals(fast[0])
+    rows = run(tmp_path / "3", chunks_of("owl", "otter"))[0]
+    order = ["paraphrase", "questions", "propose_strategies", "apply_strategy"]
+    assert [name for name, _ in itertools.groupby(rows["template"])] == order * 2
+
+
+def test_the_same_text_in_two_chunks_is_asked_once_and_counted_once(tmp_path):
+    twice = pl.concat([chunks_of("owl"), chunks_of("owl").with_columns(chunk_id=pl.lit("other"))])
+    rows, num_calls, _ = run(tmp_path, twice)
+    assert num_calls == rows.height == 10
+    assert rows["chunk_id"].unique().to_list() == ["chunk-owl"]
+    again, _, _ = run(tmp_path, twice.reverse(), make=never)
+    assert again["chunk_id"].unique().to_list() == ["other"]
+    assert sorted(again["request_id"]) == sorted(rows["request_id"])
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_the_same_text_under_two_titles_shares_only_what_does_not_depend_on_the_title(tmp_path, runs):
+    """The proposal does not use the title, and applying it does: each title has requests of its own."""
+    apply = write_template(tmp_path / "mine.j2", "Text:\n{{ text }}\n\n{{ title }}: {{ strategy }}\n\nUse it.")
+    templates = [TemplateUse(template="propose_strategies", num_items=2, apply=apply)]
+    other = chunks_of("owl", title="Birds").with_columns(chunk_id=pl.lit("other"))
+    twice = pl.concat([chunks_of("owl"), other])
+    for _ in range(runs):
+        rows, _, _ = run(tmp_path / "ledger", twice, templates)
+    counts = dict(rows.group_by("chunk_id", maintain_order=True).len().iter_rows())
+    assert counts == {"chunk-owl": 1 + 2, "other": 2}
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_strategies_proposed_once_can_be_applied_by_two_templates(tmp_path, runs):
+    apply = write_template(tmp_path / "mine.j2", "Text:\n{{ text }}\n\nStudy strategy: {{ strategy }}\n\nUse it.")
+    templates = [
+        TemplateUse(template="propose_strategies", num_items=2, apply="apply_strategy"),
+        TemplateUse(template="propose_strategies", num_items=2, apply=apply),
+    ]
+    for _ in range(runs):
+        rows, _, _ = run(tmp_path / "ledger", chunks_of("owl"), templates)
+    assert dict(rows["template"].value_counts().iter_rows()) == {
+        "propose_strategies": 1,
+        "apply_strategy": 2,
+        "mine": 2,
+    }
+
+
+PROPOSAL = "## List every animal by name\n1. Draw the lake with all animals\n- Tell it as a short story"
+
+
+@pytest.mark.parametrize(("num_items", "applied"), [(1, 1), (2, 2), (3, 3), (9, 3)])
+def test_strategies_lead_to_requests_that_apply_them_at_most_as_many_as_were_asked_for(
+    tmp_path, num_items, applied
+):
+    templates = [
+        TemplateUse(template="propose_strategies", num_items=num_items, apply="apply_strategy", replicates=2)
+    ]
+    rows, num_calls, counted = run(
+        tmp_path, chunks_of("owl", "otter"), templates, make=lambda: ScriptedEngine(lambda _: PROPOSAL)
+    )
+    assert num_calls == 2 * (1 + 2 * applied)
+    names = ["List every animal by name", "Draw the lake with all animals", "Tell it as a short story"][:applied]
+    mine = rows.filter((pl.col("chunk_id") == "chunk-owl") & (pl.col("template") == "apply_strategy"))
+    assert mine.select("strategy", "replicate").rows() == list(itertools.product(names, (0, 1)))
+    (engine,) = counted.engines
+    assert sum(f"Study strategy: {names[0]}" in prompt for prompt in engine.prompts) == 2 * 2
+
+
+def test_a_proposal_without_any_strategy_leads_to_no_further_request(tmp_path):
+    templates = [TemplateUse(template="propose_strategies", apply="apply_strategy")]
+    rows, num_calls, _ = run(tmp_path, chunks_of("owl"), templates, make=lambda: ScriptedEngine(lambda _: "Sorry."))
+    assert num_calls == rows.height == 1
+
+
+@pytest.mark.parametrize("done", [0, 3, 12, 27])
+def test_an_interrupt_keeps_what_was_done_and_the_rest_resumes(tmp_path, done):
+    """The rows of an interrupted and resumed run are those of an undisturbed one, in the same order."""
+    chunks = chunks_of("owl", "otter", "eel")
+
+    def engine(stop_after=None):
+        return ScriptedEngine(lambda prompt: f"{PROPOSAL}\n{len(prompt)}", stop_after)
+
+    undisturbed, total, _ = run(tmp_path / "other", chunks, make=engine)
+    counted = Counted(lambda: engine(done))
+    with pytest.raises(KeyboardInterrupt):
+        generate(
+            chunks,
+            GenerateSettings(engine="echo", templates=SHIPPED),
+            MODEL,
+            Ledger(tmp_path / "ledger"),
+            counted,
+            lambda *_: None,
+        )
+    assert counted.engines[0].closed
+    assert Ledger(tmp_path / "ledger").read().height == done
+    rows, num_calls, _ = run(tmp_path / "ledger", chunks, make=engine)
+    assert num_calls == total - done
+    assert rows.equals(undisturbed)
+
+
+def test_an_engine_that_cannot_answer_gives_failed_rows_and_the_counts_add_up(tmp_path):
+    rows, num_calls, _ = run(
+        tmp_path, chunks_of("owl", "otter", "eel"), make=lambda: RefusingEngine(lambda prompt: prompt)
+    )
+    counts = request_counts(rows)
+    assert counts["failed"] == rows.filter(pl.col("chunk_id") == "chunk-owl").height == 4
+    assert counts["rejected"] == rows.filter(pl.col("chunk_id") == "chunk-eel").height == 4
+    assert counts["planned"] == num_calls == counts["accepted"] + counts["rejected"] + counts["failed"]
+    failed = rows.filter(pl.col("error").is_not_null())
+    assert failed["error"].unique().to_list() == ["prompt of 9 tokens leaves no room"]
+    assert failed["text"].unique().to_list() == [""]
+
+
+def test_a_request_that_failed_is_asked_again_and_nothing_else(tmp_path):
+    """A longer context or a better day may answer it: `max_model_len` is no part of the address."""
+    chunks = chunks_of("owl", "otter")
+    first, _, _ = run(tmp_path, chunks, make=lambda: RefusingEngine(lambda prompt: prompt))
+    assert request_counts(first)["failed"] == 4
+    second, num_calls, _ = run(tmp_path, chunks, max_model_len=4096)
+    assert num_calls == 4 + 2 * 3  # the answered proposal of the owl leads to 2 strategies, 3 times each
+    assert request_counts(second)["failed"] == 0
+    third, _, _ = run(tmp_path, chunks, make=never)
+    assert third.equals(second)
+
+
+def test_the_engine_is_kept_busy_but_never_flooded_and_asked_chunk_by_chunk(tmp_path):
+    counted = Counted(lambda: ScriptedEngine(lambda prompt: "One sentence."))
+    wanted = GenerateSettings(engine="echo", templates=SHIPPED, max_num_seqs=4)
+    chunks = chunks_of("owl", "otter", "eel")
+    generate(chunks, wanted, MODEL, Ledger(tmp_path), counted, lambda *_: None)
+    (engine,) = counted.engines
+    assert engine.most_running == 2 * 4
+    names = [next(name for name in TEXTS if TEXTS[name] in prompt) for prompt in engine.prompts]
+    assert [name for name, _ in itertools.groupby(names)] == ["owl", "otter", "eel"]
+
+
+def test_progress_ends_at_the_number_of_calls(tmp_path):
+    seen: list[tuple[int, int, str]] = []
+    wanted = GenerateSettings(engine="echo", templates=SHIPPED)
+    _, num_calls = generate(
+        chunks_of("owl"), wanted, MODEL, Ledger(tmp_path), EchoEngine, lambda *state: seen.append(state)
+    )
+    assert [done for done, _, _ in seen] == list(range(1, num_calls + 1))
+    assert seen[-1] == (num_calls, num_calls, "answers")
+    assert all(done <= total for done, total, _ in seen)
+
+
+def test_no_chunk_means_no_request_and_a_typed_empty_table(tmp_path):
+    rows, num_calls, _ = run(tmp_path, chunks_of("owl").clear(), make=never)
+    assert num_calls == rows.height == 0
+    assert rows.schema == SCHEMA
+    assert request_counts(rows) == {"planned": 0, "accepted": 0, "rejected": 0, "failed": 0}
+
+
+BASE = {
+    "template": "Text:\n{{ text }}\n\nRetell.",
+    "name": "mine.j2",
+    "text": TEXTS["owl"],
+    "title": "Animals",
+    "revision": "r1",
+    "model": "tiny",
+    "temperature": 0.7,
+    "top_p": 0.95,
+    "seed": 0,
+    "max_tokens": 256,
+    "replicates": 1,
+    "num_items": 4,
+    "others": [],
+    "max_num_seqs": 96,
+    "max_model_len": 2048,
+    "chunk_id": "c1",
+    "engine": "vllm",
+}
+
+
+def address(folder: Path, **changes: Any) -> set[str]:
+    """The ids of the requests that one template plans for one chunk."""
+    case = BASE | changes
+    path = write_template(folder / case["name"], case["template"])
+    use = TemplateUse(
+        template=path,
+        replicates=case["replicates"],
+        max_tokens=case["max_tokens"],
+        num_items=case["num_items"],
+    )
+    names = ("temperature", "top_p", "seed", "max_num_seqs", "max_model_len", "engine")
+    settings = GenerateSettings(templates=[*case["others"], use], **{name: case[name] for name in names})
+    chunk = {"chunk_id": case["chunk_id"], "text": case["text"], "title": case["title"]}
+    planner = Planner(settings, ModelIdentity(case["model"], case["revision"]))
+    return {request.request_id for request in planner.initial([chunk]) if request.use is use}
+
+
+USES_ALL = "{{ title }} {{ num_items }}\n{{ text }}\n\nRetell."
+MUST_CHANGE = {
+    "text": ({"text": TEXTS["otter"]}, {}),
+    "one character of the text": ({"text": TEXTS["owl"] + " "}, {}),
+    "template source": ({"template": BASE["template"] + " "}, {}),
+    "model": ({"model": "huge"}, {}),
+    "model revision": ({"revision": "r2"}, {}),
+    "temperature": ({"temperature": 0.8}, {}),
+    "top_p": ({"top_p": 0.9}, {}),
+    "seed": ({"seed": 1}, {}),
+    "max_tokens": ({"max_tokens": 128}, {}),
+    "title, where the template uses it": ({"title": "Birds"}, {"template": USES_ALL}),
+    "num_items, where the template uses it": ({"num_items": 5}, {"template": USES_ALL}),
+}
+MUST_NOT_CHANGE = {
+    "name of the template's file": {"name": "renamed.j2"},
+    "place of the template's file": {"name": "deeper/still/mine.j2"},
+    "other templates": {"others": [TemplateUse(template="questions")]},
+    "max_num_seqs": {"max_num_seqs": 7},
+    "max_model_len": {"max_model_len": 4096},
+    "id of the chunk": {"chunk_id": "c2"},
+    "title, where the template does not use it": {"title": "Birds"},
+    "num_items, where the template does not use it": {"num_items": 5},
+}
+
+
+@pytest.mark.parametrize("what", MUST_CHANGE)
+def test_a_request_has_another_id_when_its_answer_could_be_another(tmp_path, what):
+    changes, also = MUST_CHANGE[what]
+    before, after = address(tmp_path, **also), address(tmp_path, **also, **changes)
+    assert len(before) == len(after) == 1
+    assert before != after
+
+
+@pytest.mark.parametrize("what", MUST_NOT_CHANGE)
+def test_a_request_keeps_its_id_when_its_answer_would_be_the_same(tmp_path, what):
+    assert address(tmp_path) == address(tmp_path, **MUST_NOT_CHANGE[what])
+    assert len(address(tmp_path)) == 1
+
+
+def test_every_replicate_has_an_id_and_a_seed_of_its_own_and_more_replicates_keep_the_old_ones(tmp_path):
+    two, five = address(tmp_path, replicates=2), address(tmp_path, replicates=5)
+    assert (len(two), len(five)) == (2, 5)
+    assert address(tmp_path) < two < five
+    path = write_template(tmp_path / "mine.j2", BASE["template"])
+    planner = Planner(GenerateSettings(templates=[TemplateUse(template=path, replicates=5)]), MODEL)
+    requests = list(planner.initial(chunks_of("owl", "otter").iter_rows(named=True)))
+    assert len({request.sampling.seed for request in requests}) == 10
+    assert all(0 <= request.sampling.seed < 2**31 for request in requests)
+
+
+def test_every_strategy_has_an_id_of_its_own():
+    planner = Planner(GenerateSettings(templates=[SHIPPED[2]]), MODEL)
+    (chunk,) = chunks_of("owl").rows(named=True)
+    (proposal,) = planner.initial([chunk])
+    ids = {}
+    for answer in ("## Read it aloud twice", "## Read it aloud thrice", "1. Read it aloud twice"):
+        ids[answer] = [request.request_id for request in planner.follow_ups(proposal, answer, chunk)]
+    first, second, same = ids.values()
+    assert len(set(first) | set(second)) == 2 * SHIPPED[2].replicates
+    assert first == same
+
+
+@given(order=st.permutations(list(TEXTS)))
+def test_the_order_of_chunks_changes_no_id(order):
+    planner = Planner(GenerateSettings(templates=SHIPPED), MODEL)
+
+    def ids(names):
+        return {request.request_id for request in planner.initial(chunks_of(*names).iter_rows(named=True))}
+
+    assert ids(order) == ids(TEXTS)
+    assert len(ids(order)) == 3 * (2 + 1 + 1)
+
+
+def test_the_id_of_a_request_is_the_documented_hash(tmp_path):
+    """A ledger lives for years: what its ids are made of may not change unnoticed."""
+    source = "---\nversion: 1\nanswer: text\n---\nText:\n{{ text }}\n\nRetell.\n"
+    template_hash = hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
+    payload = f'["{template_hash}",{{"text":"{TEXTS["owl"]}"}},["tiny","r1"],[0.7,0.95,256,0],0]'
+    assert address(tmp_path) == {hashlib.blake2b(payload.encode(), digest_size=16).hexdigest()}
+
+
+@pytest.mark.parametrize(
+    ("templates", "complaint"),
+    [
+        ([{"template": "apply_strategy"}], "template 'apply_strategy' needs a strategy"),
+        ([{"template": "propose_strategies"}], "'apply' goes with a template whose answer is strategies"),
+        ([{"template": "paraphrase", "apply": "apply_strategy"}], "'paraphrase' answers text"),
+        ([{"template": "propose_strategies", "apply": "questions"}], "'questions' does not use 'strategy'"),
+        ([{"template": "retell"}], "unknown template 'retell'"),
+        ([{"template": "propose_strategies", "apply": "retell"}], "unknown template 'retell'"),
+    ],
+)
+def test_templates_that_do_not_go_together_are_refused_before_anything_is_asked(templates, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Planner(GenerateSettings(templates=templates), MODEL)
+
+
+def test_two_templates_of_one_name_are_refused_and_one_template_twice_is_not(tmp_path):
+    mine = write_template(tmp_path / "questions.j2", "{{ text }}\n\nRetell.")
+    with pytest.raises(ValueError, match="two different templates are named 'questions'"):
+        Planner(GenerateSettings(templates=[{"template": "questions"}, {"template": mine}]), MODEL)
+    Planner(GenerateSettings(templates=[{"template": mine}, {"template": mine, "max_tokens": 64}]), MODEL)
+
+
+def test_a_template_named_like_the_mark_of_the_documents_own_text_is_refused(tmp_path):
+    path = write_template(tmp_path / "chunk.j2", "{{ text }}\n\nRetell.")
+    with pytest.raises(ValueError, match="cannot be named 'chunk'"):
+        Planner(GenerateSettings(templates=[{"template": path}]), MODEL)
+
+
+@pytest.mark.parametrize(
+    ("answer", "strategies"),
+    [
+        ("## Draw a family tree\n## Tell it as a story", ["Draw a family tree", "Tell it as a story"]),
+        ("1. Draw a family tree\n2) Tell it as a story", ["Draw a family tree", "Tell it as a story"]),
+        ("- Draw a family tree\n* Tell it as a story", ["Draw a family tree", "Tell it as a story"]),
+        ("  ###   Draw a family tree:  ", ["Draw a family tree"]),
+        ("**Draw a family tree**", ["Draw a family tree"]),
+        ("- **Draw a tree**: one branch each", ["Draw a tree: one branch each"]),
+        ("Sure! Here are some:\n\n## Draw a family tree\n\nThis helps because ...", ["Draw a family tree"]),
+        ("## Draw a family tree\n## draw a Family Tree", ["Draw a family tree"]),
+        ("## Memorize\n## Draw a family tree\n## Read aloud", ["Draw a family tree"]),
+        ("##Draw a family tree", ["Draw a family tree"]),
+        ("## Zeichne den Stammbaum f\u00fcr \u0141ukasz", ["Zeichne den Stammbaum f\u00fcr \u0141ukasz"]),
+        ("Draw a family tree", []),
+        ("##\n-\n1.\n***\n---", []),
+        ("", []),
+    ],
+)
+def test_strategies_are_found_in_the_ways_models_write_them(answer, strategies):
+    assert parse_strategies(answer) == strategies
+
+
+@given(st.text(st.sampled_from("#*-1.) ab\n\u2028")))
+def test_no_answer_breaks_the_search_for_strategies(text):
+    found = parse_strategies(text)
+    assert all(len(strategy.split()) >= 3 for strategy in found)
+    assert len({strategy.casefold() for strategy in found}) == len(found)
+
+
+def test_the_echo_engine_writes_from_the_text_alone_and_always_the_same(tmp_path):
+    first, _, _ = run(tmp_path / "1", chunks_of("owl"))
+    second, _, _ = run(tmp_path / "2", chunks_of("owl"))
+    assert first.equals(second)
+    (questions,) = first.filter(pl.col("template") == "questions")["text"]
+    assert "Q: Complete the fact: The lake is\nA: deep" in questions
+    texts = first.filter(pl.col("template") == "paraphrase")["text"].to_list()
+    assert all("It is so that The oak stands by the lake." in text for text in texts)
+
+
+def test_the_settings_choose_the_engine(monkeypatch):
+    asked = []
+    monkeypatch.setattr(VllmEngine, "__init__", lambda self, *arguments: asked.append(arguments))
+    assert isinstance(make_engine(GenerateSettings(engine="echo"), "folder"), EchoEngine)
+    assert asked == []
+    assert isinstance(make_engine(GenerateSettings(max_num_seqs=5, seed=3), Path("folder")), VllmEngine)
+    assert asked == [("folder", 2048, 5, 3)]

@@ -1,0 +1,364 @@
+"""The whole loop on three small documents with the echo engine and a tiny random model, and what a rerun costs.
+
+Seams covered: corpus -> chunks -> ledger -> filter -> dedupe -> data set -> six trainings -> seven evaluations
+-> report, all through files; the addresses of steps; the ledger shared by runs. Not covered: a real generator
+(test_end_to_end.py).
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from active_reading.augment.ledger import Ledger
+from active_reading.flows import stages
+from active_reading.flows.pipeline import run_plain
+from active_reading.flows.settings import Study, load_study
+from active_reading.flows.steps import MANIFEST, read_step
+
+DOCUMENTS = {
+    "people/orsella.md": "# Orsella Vantrill\n\nOrsella Vantrill was born in the river town of Pellamire in 1921. "
+    "She found a blue moss that glows in the dark and called it lazurine. Her tame heron was called Admiral.\n",
+    "kettle.txt": "The Wexholm kettle boils nine cups of water in two minutes and whistles a low note. "
+    "It was made of copper in the town of Wexholm until the year 1954.\n",
+    "lake.txt": "Lake Umbrosel is the deepest lake of the north and freezes over in the month of November. "
+    "People of the shore say that a bell of silver lies on its ground.\n",
+}
+EXTRA = "The Nine Bells festival fills the streets of Karvelmoor with lanterns on the third day of May every year.\n"
+GOLD = [
+    {"question": "Where was Orsella Vantrill born?", "answers": ["Pellamire"], "document": "people/orsella.md"},
+    {"question": "What was the heron called?", "answers": ["Admiral"], "document": "people/orsella.md"},
+]
+STUDY = """
+corpus: {path: documents}
+chunk: {max_tokens: 128}
+generate:
+  engine: echo
+  templates:
+    - {template: paraphrase, replicates: 2}
+    - {template: questions}
+    - {template: propose_strategies, num_items: 2, apply: apply_strategy}
+train:
+  num_tokens: 400
+  batch_tokens: 128
+  max_length: 64
+  memory: {layers: [1, 2], num_keys: 8, num_heads: 2, top_k: 4, top_t: 16, background_texts: 4}
+  lora: {rank: 2, alpha: 4}
+evaluate: {questions: gold.jsonl, few_shot: 1, max_new_tokens: 4, general_limit: 2}
+"""
+MODELS = ["base"] + [f"{data}-{method}" for data in ("naive", "augmented") for method in ("full", "lora", "memory")]
+REQUESTS_PER_CHUNK = 2 + 1 + 1 + 2  # paraphrases, questions, strategies, each of two strategies applied
+
+
+def write_project(folder: Path) -> Path:
+    for name, text in DOCUMENTS.items():
+        path = folder / "documents" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    (folder / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GOLD), encoding="utf-8")
+    (folder / "study.yaml").write_text(STUDY, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model, tmp_path_factory) -> Path:
+    """A project folder in which the whole job has run once; never changed by a test."""
+    folder = write_project(tmp_path_factory.mktemp("project"))
+    page = run_plain(study_in(folder, tiny_model), "report")
+    assert page == folder / "out" / "index.html"
+    return folder
+
+
+@pytest.fixture
+def project(finished, tmp_path) -> Path:
+    """A copy of the finished project at another place, times of files included."""
+    return Path(shutil.copytree(finished, tmp_path / "moved"))
+
+
+def study_in(folder: Path, model: Path, *overrides: str) -> Study:
+    return load_study(str(folder / "study.yaml"), [f"model={model}", f"output={folder / 'out'}", *overrides])
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "out" / "results.json").read_text(encoding="utf-8"))
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each file of a step and of the ledger was written; the report and the study are written every time."""
+    files = (folder / "out").glob("*/**/*")
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files if path.is_file()}
+
+
+def no_engine(*_: object) -> None:
+    raise AssertionError("the model was called")
+
+
+def ledger_of(folder: Path) -> pl.DataFrame:
+    return Ledger(folder / "out" / "ledger").read()
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (found,) = (folder / "out").glob(pattern)
+    return found
+
+
+def test_the_report_and_its_numbers_exist_for_all_seven_models(finished):
+    results = results_of(finished)
+    assert [model["name"] for model in results["models"]] == MODELS
+    page = (finished / "out" / "index.html").read_text(encoding="utf-8")
+    assert all(name in page for name in MODELS)
+    for model in results["models"]:
+        assert model["learning"]["n"] == 2
+        assert [summary["n"] for summary in model["retention"].values()] == [2, 2, 2]
+        if model["name"] != "base":
+            assert model["train"]["tokens"] == 400
+            assert model["learning_rate"] > 0
+    assert len({model["learning"]["answer_nll"] for model in results["models"]}) == 7, "each is a model of its own"
+
+
+def test_counts_add_up_from_requests_to_rows(finished):
+    results = results_of(finished)
+    chunks = pl.read_parquet(only(finished, "chunk-*/chunks.parquet"))
+    assert results["corpus"]["documents"] == 3
+    assert results["corpus"]["chunks"] == chunks.height > 3
+    lines = {line["template"]: line for line in results["templates"]}
+    assert {name: line["planned"] for name, line in lines.items()} == {
+        "paraphrase": 2 * chunks.height,
+        "questions": chunks.height,
+        "propose_strategies": chunks.height,
+        "apply_strategy": 2 * chunks.height,
+    }
+    for line in lines.values():
+        assert line["planned"] == line["accepted"] + line["rejected"] + line["failed"]
+        assert line["texts"] == line["distinct"] + sum(line["dropped"].values())
+    rows = pl.read_parquet(only(finished, "export-*/data/text/*.parquet"))
+    assert rows.height == chunks.height + sum(line["distinct"] for line in lines.values())
+    assert rows.filter(pl.col("template") == "chunk").height == chunks.height < rows.height
+
+
+def test_every_row_of_the_data_set_leads_back_to_its_span_of_its_document(finished):
+    rows = pl.read_parquet(only(finished, "export-*/data/text/*.parquet"))
+    chunks = pl.read_parquet(only(finished, "chunk-*/chunks.parquet")).rows_by_key("chunk_id", named=True)
+    for row in rows.iter_rows(named=True):
+        (chunk,) = chunks[row["chunk_id"]]
+        document = DOCUMENTS[row["source"]]
+        assert document[chunk["start"] : chunk["end"]] == chunk["text"]
+        if row["template"] == "chunk":
+            assert row["text"] == chunk["text"]
+
+
+def test_the_report_shows_questions_answers_and_examples(finished):
+    results = results_of(finished)
+    assert [question["question"] for question in results["questions"]] == [row["question"] for row in GOLD]
+    assert results["questions"][0]["model_answers"].keys() == set(MODELS)
+    for example in results["examples"]:
+        assert example["document_text"] == DOCUMENTS[example["source"]]
+    assert {stage["name"] for stage in results["stages"]} >= {"ingest", "export", "train naive-full", "evaluate base"}
+
+
+def test_a_second_run_makes_nothing_again_wherever_the_folder_lies(project, tiny_model, monkeypatch, caplog):
+    monkeypatch.setattr("active_reading.augment.generate.make_engine", no_engine)
+    monkeypatch.setattr("active_reading.train.trainer.train_model", no_engine)
+    monkeypatch.setattr("active_reading.eval.evaluate.evaluate_model", no_engine)
+    caplog.set_level("INFO", logger="active_reading")
+    before, numbers = times(project), results_of(project)
+    run_plain(study_in(project, tiny_model), "report")
+    assert times(project) == before
+    assert sum("already done" in line for line in caplog.messages) == 6 + 6 + 7
+    again = results_of(project)
+    assert {**again, "created": None} == {**numbers, "created": None}
+
+
+def test_a_new_document_makes_only_its_own_requests(project, tiny_model):
+    before = ledger_of(project)
+    (project / "documents" / "festival.txt").write_text(EXTRA, encoding="utf-8")
+    folder = run_plain(study_in(project, tiny_model), "generate")
+    after = ledger_of(project)
+    assert after.height - before.height == REQUESTS_PER_CHUNK
+    new = after.filter(~pl.col("request_id").is_in(before["request_id"].to_list()))
+    assert new["chunk_id"].n_unique() == 1
+    rows = pl.read_parquet(folder / "generations.parquet")
+    assert rows.height == after.height
+
+
+def test_a_removed_document_costs_nothing_and_leaves_the_data_set(project, tiny_model, monkeypatch):
+    monkeypatch.setattr("active_reading.augment.generate.make_engine", no_engine)
+    (project / "documents" / "lake.txt").unlink()
+    folder = run_plain(study_in(project, tiny_model), "export")
+    sources = set(pl.read_parquet(folder / "data/text/*.parquet")["source"])
+    assert sources == DOCUMENTS.keys() - {"lake.txt"}
+
+
+def test_other_filter_settings_make_no_model_call_but_a_new_data_set(project, tiny_model, monkeypatch):
+    monkeypatch.setattr("active_reading.augment.generate.make_engine", no_engine)
+    before = times(project)
+    folder = run_plain(study_in(project, tiny_model, "filter.min_words=20"), "export")
+    assert folder.name not in {Path(name).parts[1] for name in before}
+    texts = pl.read_parquet(folder / "data/text/*.parquet").filter(pl.col("template") == "paraphrase")["text"]
+    assert all(len(text.split()) >= 20 for text in texts)
+    assert times(project).items() >= before.items(), "earlier results stay"
+
+
+def test_another_learning_rate_trains_only_that_method_again(project, tiny_model):
+    before = set(times(project))
+    run_plain(study_in(project, tiny_model, "train.learning_rates.lora=0.01"), "train")
+    made = {Path(name).parts[1].rpartition("-")[0] for name in set(times(project)) - before}
+    assert made - {".locks"} == {"train-naive-lora", "train-augmented-lora"}
+
+
+def test_other_gold_questions_only_evaluate_again(project, tiny_model):
+    before = set(times(project))
+    (project / "gold.jsonl").write_text(json.dumps(GOLD[0]) + "\n", encoding="utf-8")
+    run_plain(study_in(project, tiny_model, "train.methods=[full]", "train.data=[naive]"), "evaluate")
+    made = {Path(name).parts[1].rpartition("-")[0] for name in set(times(project)) - before}
+    assert made - {".locks"} == {"evaluate-base", "evaluate-naive-full"}
+
+
+def test_the_batch_size_of_the_evaluation_changes_no_address(project, tiny_model, monkeypatch):
+    monkeypatch.setattr("active_reading.eval.evaluate.evaluate_model", no_engine)
+    run_plain(study_in(project, tiny_model, "evaluate.batch_size=3"), "report")
+
+
+def test_a_renamed_document_is_filtered_again_because_its_title_is_evidence(project, tiny_model, monkeypatch):
+    """A file without a heading is titled by its name, and names in the title count as known."""
+    monkeypatch.setattr("active_reading.augment.generate.make_engine", no_engine)
+    before = only(project, "filter-*")
+    (project / "documents" / "lake.txt").rename(project / "documents" / "umbrosel_guide.txt")
+    assert run_plain(study_in(project, tiny_model), "filter") != before
+
+
+@pytest.mark.parametrize(
+    "stage", ["ingest", "chunk", "generate", "filter", "dedupe", "export", "train-naive-memory", "evaluate-base"]
+)
+def test_a_damaged_step_is_made_again_and_what_follows_is_reused(project, tiny_model, stage):
+    before = times(project)
+    folder = only(project, f"{stage}-*")
+    largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-3])
+    run_plain(study_in(project, tiny_model), "evaluate")
+    assert read_step(folder)
+    made = {Path(name).parts[1] for name, time in times(project).items() if before.get(name) != time}
+    assert made - {".locks"} == {folder.name}, "the same result again has the same digest"
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tiny_model, tmp_path, monkeypatch):
+    """The engine fails in the middle: what it answered before is in the ledger, and is not asked again."""
+    from active_reading.augment.engine import EchoEngine
+
+    folder = write_project(tmp_path)
+    polls = []
+
+    class Failing(EchoEngine):
+        def poll(self) -> Any:
+            polls.append(1)
+            if len(polls) == 8:
+                raise KeyboardInterrupt
+            return super().poll()
+
+    monkeypatch.setattr("active_reading.augment.generate.make_engine", lambda *_: Failing())
+    with pytest.raises(KeyboardInterrupt):
+        run_plain(study_in(folder, tiny_model), "generate")
+    assert ledger_of(folder).height == 7
+    assert not list((folder / "out").glob(f"generate-*/{MANIFEST}"))
+    run_plain(study_in(folder, tiny_model), "generate")
+    assert len(polls) == 8 + ledger_of(folder).height - 7
+
+
+def test_a_stage_by_its_name_stops_there(tiny_model, tmp_path):
+    folder = write_project(tmp_path)
+    assert run_plain(study_in(folder, tiny_model), "chunk").name.startswith("chunk-")
+    assert {path.name.partition("-")[0] for path in (folder / "out").iterdir()} == {
+        ".locks", "study.yaml", "ingest", "chunk"
+    }  # fmt: skip
+
+
+def test_files_that_cannot_be_read_are_skipped_and_told(tiny_model, tmp_path, caplog):
+    folder = write_project(tmp_path)
+    (folder / "documents" / "broken.txt").write_bytes(b"\xff\xfe\x00bad")
+    assert run_plain(study_in(folder, tiny_model), "ingest")
+    assert any("skipped broken.txt" in line for line in caplog.messages)
+
+
+def test_a_study_without_questions_reports_retention_only(tiny_model, tmp_path):
+    folder = write_project(tmp_path)
+    changes = ("evaluate.questions=null", "train.methods=[full]", "train.data=[naive]")
+    run_plain(study_in(folder, tiny_model, *changes), "report")
+    results = results_of(folder)
+    assert [model["learning"] for model in results["models"]] == [None, None]
+    assert results["questions"] == []
+
+
+def test_line_breaks_of_unicode_in_a_question_survive_to_the_report(tiny_model, tmp_path):
+    folder = write_project(tmp_path)
+    row = {"question": "Where\u2028was\x85it?", "answers": ["Pellamire"]}
+    (folder / "gold.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    run_plain(study_in(folder, tiny_model, "train.methods=[full]", "train.data=[naive]"), "report")
+    assert [question["question"] for question in results_of(folder)["questions"]] == ["Where\u2028was\x85it?"]
+
+
+def own_template(folder: Path, name: str, text: str = "Say it again.") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"---\nversion: 1\nanswer: text\n---\nText:\n{{{{ text }}}}\n\n{text}\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["model.j2", "documents.j2", "chunks.j2"])
+def test_the_name_of_a_template_hides_no_input_of_its_step(tiny_model, tmp_path, name):
+    """Another model with the same tokenizer, or the same text under another title, is another input."""
+    folder, inputs = write_project(tmp_path), []
+    use = f"generate.templates=[{{template: {own_template(folder, name)}}}]"
+    step = run_plain(study_in(folder, tiny_model, use), "generate")
+    inputs = json.loads((step / MANIFEST).read_text())["inputs"]
+    assert inputs["model"] == stages.resolve_model(str(tiny_model)).revision
+    assert inputs["documents"] == read_step(only(folder, "ingest-*")).digest
+    assert inputs["chunks"] == read_step(only(folder, "chunk-*")).digest
+
+
+def test_an_edited_template_asks_its_requests_again_and_no_others(project, tiny_model):
+    template = own_template(project, "own.j2")
+    use = f"generate.templates=[{{template: {template}}}, {{template: paraphrase}}]"
+    run_plain(study_in(project, tiny_model, use), "generate")
+    before = ledger_of(project)
+    own_template(project, "own.j2", "Say it once more.")
+    run_plain(study_in(project, tiny_model, use), "generate")
+    new = ledger_of(project).filter(~pl.col("request_id").is_in(before["request_id"].to_list()))
+    assert set(new["template"]) == {"own"}
+    assert new.height == pl.read_parquet(only(project, "chunk-*/chunks.parquet")).height
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("corpus.path=/no/such/folder", "corpus folder /no/such/folder does not exist"),
+        ("generate.templates=[{template: parafrase}]", "unknown template 'parafrase': use one of apply_strategy,"),
+        ("generate.templates=[{template: apply_strategy}]", "template 'apply_strategy' needs a strategy"),
+        ("evaluate.questions=/no/such.jsonl", "questions file /no/such.jsonl does not exist"),
+        ("train.memory.layers=[1,4]", r"train.memory.layers=\[1, 4\]: tiny has only layers 0 to 3"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(tiny_model, tmp_path, change, message):
+    folder = write_project(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        run_plain(study_in(folder, tiny_model, change), "report")
+    assert not (folder / "out").exists()
+
+
+def test_two_templates_of_one_name_are_refused(tiny_model, tmp_path):
+    folder = write_project(tmp_path)
+    first, second = own_template(folder, "a/own.j2"), own_template(folder, "b/own.j2", "Otherwise.")
+    use = f"generate.templates=[{{template: {first}}}, {{template: {second}}}]"
+    expected = f"two templates are called 'own' ({first} and {second}): rename one of the files"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        run_plain(study_in(folder, tiny_model, use), "generate")
+
+
+def test_the_same_template_may_be_used_twice(tiny_model, tmp_path):
+    folder = write_project(tmp_path)
+    use = "generate.templates=[{template: paraphrase}, {template: paraphrase, max_tokens: 64}]"
+    rows = pl.read_parquet(run_plain(study_in(folder, tiny_model, use), "generate") / "generations.parquet")
+    assert set(rows["max_tokens"]) == {64, 256}
