@@ -93,7 +93,7 @@ def chunk_spans(text: str, counter: TokenCounter, max_tokens: int) -> list[Span]
     spans: list[Span] = []
     current: Span | None = None
     for start, end in _units(text, (0, len(text)), counter, max_tokens, level=0):
-        if current and counter.count(current[0], end) <= max_tokens:
+        if current and _num_tokens(text, (current[0], end), counter) <= max_tokens:
             current = (current[0], end)
             continue
         if current:
@@ -107,7 +107,7 @@ def chunk_spans(text: str, counter: TokenCounter, max_tokens: int) -> list[Span]
 def _units(text: str, span: Span, counter: TokenCounter, max_tokens: int, level: int) -> Iterator[Span]:
     """Pieces of `span`, each within the budget, cut at the coarsest boundary that fits."""
     start, end = span
-    if counter.count(start, end) <= max_tokens:
+    if _num_tokens(text, span, counter) <= max_tokens:
         yield span
     elif level == len(_BOUNDARIES):
         while start < end:
@@ -117,6 +117,11 @@ def _units(text: str, span: Span, counter: TokenCounter, max_tokens: int, level:
     else:
         for piece in _split(text, span, _BOUNDARIES[level]):
             yield from _units(text, piece, counter, max_tokens, level + 1)
+
+
+def _num_tokens(text: str, span: Span, counter: TokenCounter) -> int:
+    """Tokens of the span without the white space around it, which no chunk keeps."""
+    return counter.count(*_strip(text, span))
 
 
 def _split(text: str, span: Span, boundary: re.Pattern[str]) -> Iterator[Span]:

@@ -88,6 +88,8 @@ def make_flow() -> Any:
 
 def run_flow(study: Study) -> Path:
     """Run as a Prefect flow: on the server that PREFECT_API_URL names, else on a temporary one."""
+    stages.check_study(study)  # and the folder: a mistake is told before Prefect starts
+    open_output(study)
     set_prefect_defaults()
     page: Path = make_flow()(yaml.safe_dump(study.model_dump(), sort_keys=False))
     return page

@@ -78,10 +78,7 @@ def _model(study: Study, name: str, trained: Step | None, scored: Step) -> dict[
 
 def _questions(scored: dict[str, Step]) -> list[dict[str, Any]]:
     """Some gold questions, evenly spread, with every model's answer."""
-    samples = {
-        name: [json.loads(line) for line in (step.folder / "samples.jsonl").read_text("utf-8").splitlines()]
-        for name, step in scored.items()
-    }
+    samples = {name: _samples(step) for name, step in scored.items()}
     asked = samples["base"]
     return [
         {
@@ -92,6 +89,12 @@ def _questions(scored: dict[str, Step]) -> list[dict[str, Any]]:
         }
         for place in _spread(len(asked), NUM_QUESTIONS)
     ]
+
+
+def _samples(step: Step) -> list[dict[str, Any]]:
+    # Not splitlines: a model may write line ends of Unicode, which JSON keeps as they are.
+    lines = (step.folder / "samples.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 def _examples(steps: dict[str, Step]) -> list[dict[str, Any]]:

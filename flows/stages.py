@@ -14,7 +14,7 @@ import polars as pl
 
 from active_reading.augment.funnel import build_funnel, request_counts
 from active_reading.augment.identity import content_hash
-from active_reading.augment.ingest import read_documents
+from active_reading.augment.ingest import find_files, read_documents
 from active_reading.flows.models import ResolvedModel, resolve_model
 from active_reading.flows.progress import Progress
 from active_reading.flows.settings import Study
@@ -99,7 +99,7 @@ def generate(study: Study, documents: Step, chunks: Step) -> Step:
             raise RuntimeError(f"requests do not add up: {counts}")
         return counts
 
-    hashes = {name: template.hash for name, template in templates.items()}
+    hashes = {f"template {name}": template.hash for name, template in templates.items()}
     inputs = {"documents": documents.digest, "chunks": chunks.digest, "model": model.revision, **hashes}
     return _step(study, "generate", study.generate.model_dump(), inputs, build)
 
@@ -119,7 +119,8 @@ def filter_(study: Study, documents: Step, chunks: Step, generations: Step) -> S
         rows.filter(pl.col("reason").is_not_null()).write_parquet(folder / "dropped.parquet")
         return {"texts": rows.height, "kept": kept.height}
 
-    return _step(study, "filter", study.filter.model_dump(), {"generations": generations.digest}, build)
+    inputs = {"documents": documents.digest, "generations": generations.digest}  # documents: for their titles
+    return _step(study, "filter", study.filter.model_dump(), inputs, build)
 
 
 def dedupe(study: Study, filtered: Step) -> Step:
@@ -212,7 +213,8 @@ def funnel(generations: Step, filtered: Step, distinct: Step) -> list[dict[str, 
 
 
 def check_study(study: Study) -> ResolvedModel:
-    """Fail now rather than after an hour: templates, questions, memory settings, model."""
+    """Fail now rather than after an hour: corpus, templates, questions, model, memory settings."""
+    find_files(Path(study.corpus.path).expanduser())
     _templates(study)
     from active_reading.augment.generate import ModelIdentity, Planner
 

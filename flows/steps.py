@@ -98,7 +98,7 @@ def _finish(folder: Path, name: str, inputs: dict[str, str], seconds: float, sum
         "seconds": round(seconds, 1),
         "summary": summary,
         "files": {file: (folder / file).stat().st_size for file in hashes},
-        "digest": content_hash(hashes, summary, size=16),
+        "digest": content_hash(hashes, {**summary, "seconds": None}, size=16),  # time is not content
     }
     partial = folder / f"{MANIFEST}.partial"
     partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A tiny random model with a byte-level tokenizer, saved as a Hugging Face folder: what every model-shaped test uses.
+"""A tiny random model with a byte-level tokenizer, saved as a Hugging Face folder, for tests of any stage.
 
 Also: caches of models and hashes go to a folder of the test run, never to the user's.
 """

@@ -74,12 +74,20 @@ def test_spans_are_ordered_cover_all_but_white_space_and_stay_within_the_budget(
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@given(text=DOCUMENTS, bounds=st.tuples(st.integers(0, 200), st.integers(0, 200)))
-def test_the_counter_counts_the_tokens_that_overlap_a_span(name, text, bounds):
-    start, end = sorted(min(bound, len(text)) for bound in bounds)
+@given(text=DOCUMENTS.map(lambda text: f"{text}."), place=st.integers(0, 10**6), length=st.integers(0, 10**6))
+def test_the_counter_counts_the_tokens_that_overlap_a_span(name, text, place, length):
+    start = place % len(text)
+    end = start + 1 + length % (len(text) - start)
     tokens = [match.span() for match in TOKENIZERS[name].pattern.finditer(text)]
     overlapping = [token for token in tokens if max(token[0], start) < min(token[1], end)]
     assert TokenCounter(text, TOKENIZERS[name]).count(start, end) == len(overlapping)
+
+
+def test_a_token_that_begins_with_the_space_before_the_chunk_counts():
+    """The cut after a sentence goes through the token " three": the chunk that begins there has five tokens."""
+    assert SPACED.count("three four five six seven") == 5
+    assert pieces("one two. three four five six seven", 4, SPACED) == ["one two.", "three four five six", "seven"]
+    assert pieces("one two. three four five six seven", 5, SPACED) == ["one two.", "three four five six seven"]
 
 
 def test_a_text_within_the_budget_is_one_chunk():
@@ -90,10 +98,11 @@ def test_a_text_within_the_budget_is_one_chunk():
 def test_paragraphs_are_kept_whole_where_they_fit():
     paragraphs = ["The grey owl sleeps. It snores.", "The otter swims.", "An eel hides under one stone.", "Fish."]
     text = "\n\n".join(paragraphs)
-    # With the white space, paragraphs are 12, 6, 12 and 1 tokens long.
-    assert [WORDS.count(paragraph + "\n\n") for paragraph in paragraphs[:3]] == [12, 6, 12]
-    assert pieces(text, 12) == paragraphs[:3] + ["Fish."]
-    assert pieces(text, 18) == ["\n\n".join(paragraphs[:2]), "\n\n".join(paragraphs[2:])]
+    # The break between two paragraphs is one token more.
+    assert [WORDS.count(paragraph) for paragraph in paragraphs] == [11, 5, 11, 1]
+    assert pieces(text, 11) == paragraphs
+    assert pieces(text, 16) == [*paragraphs[:2], "\n\n".join(paragraphs[2:])]
+    assert pieces(text, 17) == ["\n\n".join(paragraphs[:2]), "\n\n".join(paragraphs[2:])]
     assert pieces(text, 31) == [text]
 
 
@@ -101,14 +110,14 @@ def test_paragraphs_are_kept_whole_where_they_fit():
 def test_paragraphs_that_fit_are_packed_in_order_and_never_cut(counts):
     paragraphs = [" ".join(["owl."] * count) for count in counts]
     expected, used = [], 99
-    for place, (paragraph, count) in enumerate(zip(paragraphs, counts, strict=True)):
-        tokens = 2 * count - (place == len(counts) - 1)  # words, the spaces between, the break after
-        if used + tokens > 16:
+    for paragraph, count in zip(paragraphs, counts, strict=True):
+        tokens = 2 * count - 1  # words and the spaces between
+        if used + 1 + tokens > 16:
             expected.append(paragraph)
-            used = 0
+            used = tokens
         else:
             expected[-1] += "\n\n" + paragraph
-        used += tokens
+            used += 1 + tokens
     assert pieces("\n\n".join(paragraphs), 16) == expected
 
 

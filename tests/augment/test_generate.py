@@ -1,6 +1,5 @@
 """Generate: the plan, its addresses, and the ledger as resume, incremental run and reuse. No model."""
 
-import hashlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -8,19 +7,15 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from active_reading.augment.engine import Completion, EchoEngine, Engine, VllmEngine
 from active_reading.augment.funnel import request_counts
 from active_reading.augment.generate import (
     GenerateSettings,
     ModelIdentity,
-    Planner,
     TemplateUse,
     generate,
     make_engine,
-    parse_strategies,
 )
 from active_reading.augment.ledger import SCHEMA, Ledger
 
@@ -373,185 +368,6 @@ def test_no_chunk_means_no_request_and_a_typed_empty_table(tmp_path):
     assert num_calls == rows.height == 0
     assert rows.schema == SCHEMA
     assert request_counts(rows) == {"planned": 0, "accepted": 0, "rejected": 0, "failed": 0}
-
-
-BASE = {
-    "template": "Text:\n{{ text }}\n\nRetell.",
-    "name": "mine.j2",
-    "text": TEXTS["owl"],
-    "title": "Animals",
-    "revision": "r1",
-    "model": "tiny",
-    "temperature": 0.7,
-    "top_p": 0.95,
-    "seed": 0,
-    "max_tokens": 256,
-    "replicates": 1,
-    "num_items": 4,
-    "others": [],
-    "max_num_seqs": 96,
-    "max_model_len": 2048,
-    "chunk_id": "c1",
-    "engine": "vllm",
-}
-
-
-def address(folder: Path, **changes: Any) -> set[str]:
-    """The ids of the requests that one template plans for one chunk."""
-    case = BASE | changes
-    path = write_template(folder / case["name"], case["template"])
-    use = TemplateUse(
-        template=path,
-        replicates=case["replicates"],
-        max_tokens=case["max_tokens"],
-        num_items=case["num_items"],
-    )
-    names = ("temperature", "top_p", "seed", "max_num_seqs", "max_model_len", "engine")
-    settings = GenerateSettings(templates=[*case["others"], use], **{name: case[name] for name in names})
-    chunk = {"chunk_id": case["chunk_id"], "text": case["text"], "title": case["title"]}
-    planner = Planner(settings, ModelIdentity(case["model"], case["revision"]))
-    return {request.request_id for request in planner.initial([chunk]) if request.use is use}
-
-
-USES_ALL = "{{ title }} {{ num_items }}\n{{ text }}\n\nRetell."
-MUST_CHANGE = {
-    "text": ({"text": TEXTS["otter"]}, {}),
-    "one character of the text": ({"text": TEXTS["owl"] + " "}, {}),
-    "template source": ({"template": BASE["template"] + " "}, {}),
-    "model": ({"model": "huge"}, {}),
-    "model revision": ({"revision": "r2"}, {}),
-    "temperature": ({"temperature": 0.8}, {}),
-    "top_p": ({"top_p": 0.9}, {}),
-    "seed": ({"seed": 1}, {}),
-    "max_tokens": ({"max_tokens": 128}, {}),
-    "title, where the template uses it": ({"title": "Birds"}, {"template": USES_ALL}),
-    "num_items, where the template uses it": ({"num_items": 5}, {"template": USES_ALL}),
-}
-MUST_NOT_CHANGE = {
-    "name of the template's file": {"name": "renamed.j2"},
-    "place of the template's file": {"name": "deeper/still/mine.j2"},
-    "other templates": {"others": [TemplateUse(template="questions")]},
-    "max_num_seqs": {"max_num_seqs": 7},
-    "max_model_len": {"max_model_len": 4096},
-    "id of the chunk": {"chunk_id": "c2"},
-    "title, where the template does not use it": {"title": "Birds"},
-    "num_items, where the template does not use it": {"num_items": 5},
-}
-
-
-@pytest.mark.parametrize("what", MUST_CHANGE)
-def test_a_request_has_another_id_when_its_answer_could_be_another(tmp_path, what):
-    changes, also = MUST_CHANGE[what]
-    before, after = address(tmp_path, **also), address(tmp_path, **also, **changes)
-    assert len(before) == len(after) == 1
-    assert before != after
-
-
-@pytest.mark.parametrize("what", MUST_NOT_CHANGE)
-def test_a_request_keeps_its_id_when_its_answer_would_be_the_same(tmp_path, what):
-    assert address(tmp_path) == address(tmp_path, **MUST_NOT_CHANGE[what])
-    assert len(address(tmp_path)) == 1
-
-
-def test_every_replicate_has_an_id_and_a_seed_of_its_own_and_more_replicates_keep_the_old_ones(tmp_path):
-    two, five = address(tmp_path, replicates=2), address(tmp_path, replicates=5)
-    assert (len(two), len(five)) == (2, 5)
-    assert address(tmp_path) < two < five
-    path = write_template(tmp_path / "mine.j2", BASE["template"])
-    planner = Planner(GenerateSettings(templates=[TemplateUse(template=path, replicates=5)]), MODEL)
-    requests = list(planner.initial(chunks_of("owl", "otter").iter_rows(named=True)))
-    assert len({request.sampling.seed for request in requests}) == 10
-    assert all(0 <= request.sampling.seed < 2**31 for request in requests)
-
-
-def test_every_strategy_has_an_id_of_its_own():
-    planner = Planner(GenerateSettings(templates=[SHIPPED[2]]), MODEL)
-    (chunk,) = chunks_of("owl").rows(named=True)
-    (proposal,) = planner.initial([chunk])
-    ids = {}
-    for answer in ("## Read it aloud twice", "## Read it aloud thrice", "1. Read it aloud twice"):
-        ids[answer] = [request.request_id for request in planner.follow_ups(proposal, answer, chunk)]
-    first, second, same = ids.values()
-    assert len(set(first) | set(second)) == 2 * SHIPPED[2].replicates
-    assert first == same
-
-
-@given(order=st.permutations(list(TEXTS)))
-def test_the_order_of_chunks_changes_no_id(order):
-    planner = Planner(GenerateSettings(templates=SHIPPED), MODEL)
-
-    def ids(names):
-        return {request.request_id for request in planner.initial(chunks_of(*names).iter_rows(named=True))}
-
-    assert ids(order) == ids(TEXTS)
-    assert len(ids(order)) == 3 * (2 + 1 + 1)
-
-
-def test_the_id_of_a_request_is_the_documented_hash(tmp_path):
-    """A ledger lives for years: what its ids are made of may not change unnoticed."""
-    source = "---\nversion: 1\nanswer: text\n---\nText:\n{{ text }}\n\nRetell.\n"
-    template_hash = hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
-    payload = f'["{template_hash}",{{"text":"{TEXTS["owl"]}"}},["tiny","r1"],[0.7,0.95,256,0],0]'
-    assert address(tmp_path) == {hashlib.blake2b(payload.encode(), digest_size=16).hexdigest()}
-
-
-@pytest.mark.parametrize(
-    ("templates", "complaint"),
-    [
-        ([{"template": "apply_strategy"}], "template 'apply_strategy' needs a strategy"),
-        ([{"template": "propose_strategies"}], "'apply' goes with a template whose answer is strategies"),
-        ([{"template": "paraphrase", "apply": "apply_strategy"}], "'paraphrase' answers text"),
-        ([{"template": "propose_strategies", "apply": "questions"}], "'questions' does not use 'strategy'"),
-        ([{"template": "retell"}], "unknown template 'retell'"),
-        ([{"template": "propose_strategies", "apply": "retell"}], "unknown template 'retell'"),
-    ],
-)
-def test_templates_that_do_not_go_together_are_refused_before_anything_is_asked(templates, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        Planner(GenerateSettings(templates=templates), MODEL)
-
-
-def test_two_templates_of_one_name_are_refused_and_one_template_twice_is_not(tmp_path):
-    mine = write_template(tmp_path / "questions.j2", "{{ text }}\n\nRetell.")
-    with pytest.raises(ValueError, match="two different templates are named 'questions'"):
-        Planner(GenerateSettings(templates=[{"template": "questions"}, {"template": mine}]), MODEL)
-    Planner(GenerateSettings(templates=[{"template": mine}, {"template": mine, "max_tokens": 64}]), MODEL)
-
-
-def test_a_template_named_like_the_mark_of_the_documents_own_text_is_refused(tmp_path):
-    path = write_template(tmp_path / "chunk.j2", "{{ text }}\n\nRetell.")
-    with pytest.raises(ValueError, match="cannot be named 'chunk'"):
-        Planner(GenerateSettings(templates=[{"template": path}]), MODEL)
-
-
-@pytest.mark.parametrize(
-    ("answer", "strategies"),
-    [
-        ("## Draw a family tree\n## Tell it as a story", ["Draw a family tree", "Tell it as a story"]),
-        ("1. Draw a family tree\n2) Tell it as a story", ["Draw a family tree", "Tell it as a story"]),
-        ("- Draw a family tree\n* Tell it as a story", ["Draw a family tree", "Tell it as a story"]),
-        ("  ###   Draw a family tree:  ", ["Draw a family tree"]),
-        ("**Draw a family tree**", ["Draw a family tree"]),
-        ("- **Draw a tree**: one branch each", ["Draw a tree: one branch each"]),
-        ("Sure! Here are some:\n\n## Draw a family tree\n\nThis helps because ...", ["Draw a family tree"]),
-        ("## Draw a family tree\n## draw a Family Tree", ["Draw a family tree"]),
-        ("## Memorize\n## Draw a family tree\n## Read aloud", ["Draw a family tree"]),
-        ("##Draw a family tree", ["Draw a family tree"]),
-        ("## Zeichne den Stammbaum f\u00fcr \u0141ukasz", ["Zeichne den Stammbaum f\u00fcr \u0141ukasz"]),
-        ("Draw a family tree", []),
-        ("##\n-\n1.\n***\n---", []),
-        ("", []),
-    ],
-)
-def test_strategies_are_found_in_the_ways_models_write_them(answer, strategies):
-    assert parse_strategies(answer) == strategies
-
-
-@given(st.text(st.sampled_from("#*-1.) ab\n\u2028")))
-def test_no_answer_breaks_the_search_for_strategies(text):
-    found = parse_strategies(text)
-    assert all(len(strategy.split()) >= 3 for strategy in found)
-    assert len({strategy.casefold() for strategy in found}) == len(found)
 
 
 def test_the_echo_engine_writes_from_the_text_alone_and_always_the_same(tmp_path):

@@ -69,9 +69,7 @@ def plain_nll(model: Any, tokenizer: Any, question: Question, examples: list[Que
     start = ids_of(tokenizer, prompt(question, examples), examples)
     gold = tokenizer(f" {question.answers[0]}")["input_ids"]
     logits = model(input_ids=torch.tensor([start + gold]), use_cache=False).logits[0].double()
-    losses = [
-        -torch.log_softmax(logits[len(start) + place - 1], dim=-1)[token] for place, token in enumerate(gold)
-    ]
+    losses = [-torch.log_softmax(logits[len(start) + place - 1], dim=-1)[token] for place, token in enumerate(gold)]
     return float(sum(losses) / len(losses))
 
 

@@ -6,7 +6,6 @@ Seams covered: corpus -> chunks -> ledger -> filter -> dedupe -> data set -> six
 """
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ DOCUMENTS = {
     "lake.txt": "Lake Umbrosel is the deepest lake of the north and freezes over in the month of November. "
     "People of the shore say that a bell of silver lies on its ground.\n",
 }
-EXTRA = "The Nine Bells festival fills the streets of Karvelmoor with lanterns on the third day of May every year.\n"
+EXTRA = "The Nine Bells festival fills the streets of Karvelmoor with lanterns on the third of May every year.\n"
 GOLD = [
     {"question": "Where was Orsella Vantrill born?", "answers": ["Pellamire"], "document": "people/orsella.md"},
     {"question": "What was the heron called?", "answers": ["Admiral"], "document": "people/orsella.md"},
@@ -89,7 +88,7 @@ def results_of(folder: Path) -> dict[str, Any]:
 
 def times(folder: Path) -> dict[str, int]:
     """When each file of a step and of the ledger was written; the report and the study are written every time."""
-    files = (folder / "out").glob("*/**/*")
+    files = (folder / "out").glob("[!.]*/**/*")
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files if path.is_file()}
 
 
@@ -157,7 +156,9 @@ def test_the_report_shows_questions_answers_and_examples(finished):
     assert results["questions"][0]["model_answers"].keys() == set(MODELS)
     for example in results["examples"]:
         assert example["document_text"] == DOCUMENTS[example["source"]]
-    assert {stage["name"] for stage in results["stages"]} >= {"ingest", "export", "train naive-full", "evaluate base"}
+    names = [stage["name"] for stage in results["stages"]]
+    assert names[:6] == ["ingest", "chunk", "generate", "filter", "dedupe", "export"]
+    assert {"train naive-full", "evaluate base"} <= set(names[6:])
 
 
 def test_a_second_run_makes_nothing_again_wherever_the_folder_lies(project, tiny_model, monkeypatch, caplog):
@@ -207,7 +208,7 @@ def test_another_learning_rate_trains_only_that_method_again(project, tiny_model
     before = set(times(project))
     run_plain(study_in(project, tiny_model, "train.learning_rates.lora=0.01"), "train")
     made = {Path(name).parts[1].rpartition("-")[0] for name in set(times(project)) - before}
-    assert made - {".locks"} == {"train-naive-lora", "train-augmented-lora"}
+    assert made == {"train-naive-lora", "train-augmented-lora"}
 
 
 def test_other_gold_questions_only_evaluate_again(project, tiny_model):
@@ -215,7 +216,7 @@ def test_other_gold_questions_only_evaluate_again(project, tiny_model):
     (project / "gold.jsonl").write_text(json.dumps(GOLD[0]) + "\n", encoding="utf-8")
     run_plain(study_in(project, tiny_model, "train.methods=[full]", "train.data=[naive]"), "evaluate")
     made = {Path(name).parts[1].rpartition("-")[0] for name in set(times(project)) - before}
-    assert made - {".locks"} == {"evaluate-base", "evaluate-naive-full"}
+    assert made == {"evaluate-base", "evaluate-naive-full"}
 
 
 def test_the_batch_size_of_the_evaluation_changes_no_address(project, tiny_model, monkeypatch):
@@ -227,7 +228,7 @@ def test_a_renamed_document_is_filtered_again_because_its_title_is_evidence(proj
     """A file without a heading is titled by its name, and names in the title count as known."""
     monkeypatch.setattr("active_reading.augment.generate.make_engine", no_engine)
     before = only(project, "filter-*")
-    (project / "documents" / "lake.txt").rename(project / "documents" / "umbrosel_guide.txt")
+    (project / "documents" / "lake.txt").rename(project / "documents" / "lagoon.txt")
     assert run_plain(study_in(project, tiny_model), "filter") != before
 
 
@@ -242,7 +243,7 @@ def test_a_damaged_step_is_made_again_and_what_follows_is_reused(project, tiny_m
     run_plain(study_in(project, tiny_model), "evaluate")
     assert read_step(folder)
     made = {Path(name).parts[1] for name, time in times(project).items() if before.get(name) != time}
-    assert made - {".locks"} == {folder.name}, "the same result again has the same digest"
+    assert made == {folder.name}, "the same result again has the same digest"
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tiny_model, tmp_path, monkeypatch):
@@ -290,6 +291,20 @@ def test_a_study_without_questions_reports_retention_only(tiny_model, tmp_path):
     results = results_of(folder)
     assert [model["learning"] for model in results["models"]] == [None, None]
     assert results["questions"] == []
+
+
+@pytest.mark.parametrize(
+    "change", ["generate.templates=[]", "filter.min_words=1000"], ids=["nothing generated", "nothing kept"]
+)
+def test_a_study_without_a_generated_text_still_ends_in_a_report(tiny_model, tmp_path, change):
+    folder = write_project(tmp_path)
+    paraphrase = "generate.templates=[{template: paraphrase}]"
+    run_plain(study_in(folder, tiny_model, paraphrase, change, "train.methods=[full]"), "report")
+    results = results_of(folder)
+    assert [model["name"] for model in results["models"]] == ["base", "naive-full", "augmented-full"]
+    assert results["examples"] == []
+    naive, augmented = (model["learning"]["answer_nll"] for model in results["models"][1:])
+    assert naive == augmented, "both trained on the chunks alone"
 
 
 def test_line_breaks_of_unicode_in_a_question_survive_to_the_report(tiny_model, tmp_path):
@@ -352,8 +367,7 @@ def test_two_templates_of_one_name_are_refused(tiny_model, tmp_path):
     folder = write_project(tmp_path)
     first, second = own_template(folder, "a/own.j2"), own_template(folder, "b/own.j2", "Otherwise.")
     use = f"generate.templates=[{{template: {first}}}, {{template: {second}}}]"
-    expected = f"two templates are called 'own' ({first} and {second}): rename one of the files"
-    with pytest.raises(ValueError, match=re.escape(expected)):
+    with pytest.raises(ValueError, match="two different templates are named 'own': rename one of the files"):
         run_plain(study_in(folder, tiny_model, use), "generate")
 
 

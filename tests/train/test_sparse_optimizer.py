@@ -151,9 +151,7 @@ def test_every_memory_moves_its_own_rows_and_touched_rows_are_counted():
         backward(first, some_input(seed))
         backward(second, some_input(seed + 10))
         optimizer.step()
-    moved = [
-        int((memory.values != old).any(1).sum()) for memory, old in zip((first, second), before, strict=True)
-    ]
+    moved = [int((memory.values != old).any(1).sum()) for memory, old in zip((first, second), before, strict=True)]
     assert optimizer.touched_rows() == dict(enumerate(moved))
     assert min(moved) > 4, "the three batches read different slots"
 

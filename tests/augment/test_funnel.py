@@ -1,0 +1,99 @@
+"""The funnel: every request and every text is counted once, under what became of it."""
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from active_reading.augment.funnel import build_funnel, request_counts
+from active_reading.augment.ledger import SCHEMA
+
+
+def requests(*rows: tuple[str, str, str, str | None, int]) -> pl.DataFrame:
+    """(template, text, finish_reason, error, completion_tokens), with the types of the ledger."""
+    names = ("template", "text", "finish_reason", "error", "completion_tokens")
+    return pl.DataFrame([dict(zip(names, row, strict=True)) for row in rows], schema={n: SCHEMA[n] for n in names})
+
+
+def texts(column: str, *rows: tuple[str, str | None]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema={"template": pl.String, column: pl.String}, orient="row")
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "error", "status"),
+    [
+        ("The owl sleeps.", "stop", None, "accepted"),
+        ("The owl sl", "length", None, "rejected"),
+        ("", "stop", None, "rejected"),
+        (" \n", "stop", None, "rejected"),
+        ("", "abort", None, "rejected"),
+        ("", "error", "no room", "failed"),
+        ("The owl", "length", "broken", "failed"),
+    ],
+)
+def test_a_request_is_accepted_rejected_or_failed(text, finish_reason, error, status):
+    counts = request_counts(requests(("paraphrase", text, finish_reason, error, 3)))
+    assert counts == {"planned": 1, "accepted": 0, "rejected": 0, "failed": 0} | {status: 1}
+
+
+ROWS = st.tuples(
+    st.just("paraphrase"),
+    st.sampled_from(["", " ", "The owl."]),
+    st.sampled_from(["stop", "length", "error"]),
+    st.sampled_from([None, "no room"]),
+    st.integers(0, 9),
+)
+
+
+@given(rows=st.lists(ROWS, max_size=20))
+def test_the_parts_add_up_to_the_plan(rows):
+    counts = request_counts(requests(*rows))
+    assert counts["planned"] == len(rows) == counts["accepted"] + counts["rejected"] + counts["failed"]
+    assert counts["failed"] == sum(error is not None for _, _, _, error, _ in rows)
+
+
+def test_each_template_has_a_line_in_the_order_of_first_use():
+    generations = requests(
+        ("questions", "Q: Who?", "stop", None, 30),
+        ("paraphrase", "The owl.", "stop", None, 5),
+        ("questions", "Q: Wh", "length", None, 64),
+        ("paraphrase", "", "error", "no room", 0),
+        ("propose_strategies", "## List the owls", "stop", None, 8),
+    )
+    filtered = texts(
+        "reason",
+        ("questions", None),
+        ("questions", None),
+        ("questions", None),
+        ("questions", "truncated"),
+        ("questions", "ungrounded"),
+        ("questions", "ungrounded"),
+        ("paraphrase", None),
+        ("paraphrase", "failed"),
+    )
+    marked = texts(
+        "duplicate_of", ("questions", None), ("questions", "t1"), ("questions", "t1"), ("paraphrase", None)
+    )
+    counts = {"planned": 2, "accepted": 1, "rejected": 0, "failed": 0}
+    assert build_funnel(generations, filtered, marked) == [
+        {"template": "questions"}
+        | counts
+        | {"rejected": 1, "texts": 6, "kept": 3, "distinct": 1, "tokens": 94}
+        | {"dropped": {"truncated": 1, "ungrounded": 2, "duplicate": 2}},
+        {"template": "paraphrase"}
+        | counts
+        | {"failed": 1, "texts": 2, "kept": 1, "distinct": 1, "tokens": 5, "dropped": {"failed": 1}},
+        {"template": "propose_strategies"}
+        | counts
+        | {"planned": 1, "texts": 0, "kept": 0, "distinct": 0, "tokens": 8, "dropped": {}},
+    ]
+    assert [line["texts"] - line["distinct"] for line in build_funnel(generations, filtered, marked)] == [
+        sum(line["dropped"].values()) for line in build_funnel(generations, filtered, marked)
+    ]
+
+
+def test_no_request_gives_no_line_and_all_rows_dropped_still_count():
+    assert build_funnel(requests(), texts("reason"), texts("duplicate_of")) == []
+    generations = requests(("paraphrase", "The owl.", "stop", None, 5))
+    (line,) = build_funnel(generations, texts("reason", ("paraphrase", "copy")), texts("duplicate_of"))
+    assert (line["texts"], line["kept"], line["distinct"], line["dropped"]) == (1, 0, 0, {"copy": 1})

@@ -1,0 +1,189 @@
+"""The command line: one line and exit code 2 for every mistake of a user, and never a traceback."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from active_reading.flows import cli
+from active_reading.flows.pipeline import STAGES
+from active_reading.flows.settings import Study
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    """Run the command line in this process: exit code, standard output, standard error."""
+    logger = logging.getLogger("active_reading")
+    handlers, level = logger.handlers[:], logger.level
+    before = dict(os.environ)
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["active-reading", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        return code, *capsys.readouterr()
+
+    yield run
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one document, and a current folder of its own."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "heron.txt").write_text("Admiral was the tame heron of Orsella Vantrill of Pellamire.\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "docs"
+
+
+def assert_one_line(result: tuple[int, str, str], message: str) -> None:
+    code, output, error = result
+    assert code == 2
+    assert re.search(message, error), error
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    assert "Traceback" not in output + error
+
+
+MISTAKES = {
+    "missing folder": (["/no/such/docs"], "corpus folder /no/such/docs does not exist: give a folder"),
+    "missing study": (["none.yaml"], "study file none.yaml does not exist"),
+    "empty folder": (["empty"], "corpus folder .*empty has no .txt or .md file"),
+    "wrong kind of file": (["table.csv"], "table.csv is not a .txt or .md file"),
+    "typo in the study": (["typo.yaml"], "unknown key 'trian', did you mean 'train'?"),
+    "bad value in the study": (["value.yaml"], "train.num_tokens=5: input should be greater than or equal to 100"),
+    "broken YAML": (["broken.yaml"], "broken.yaml is not valid YAML"),
+    "unknown template": (["docs", "generate.templates=[{template: nope}]"], "unknown template 'nope': use one of"),
+    "missing template file": (["docs", "generate.templates=[{template: x.j2}]"], "unknown template 'x.j2'"),
+    "bad override": (["docs", "train.seed"], "'train.seed' is not of the form section.key=value"),
+    "unknown override": (["docs", "train.sed=1"], "unknown key 'train.sed', did you mean 'seed'?"),
+    "missing questions": (["docs", "evaluate.questions=gold.jsonl"], "questions file gold.jsonl does not exist"),
+    "missing model folder": (["docs", "--model", "/no/model"], "model '/no/model' does not exist: give a folder"),
+    "model folder without model": (["docs", "--model", "empty"], "model folder .*empty has no config.json"),
+    "layer that is not there": (["docs", "train.memory.layers=[9]"], "tiny has only layers 0 to 3"),
+    "foreign output folder": (["docs", "output=docs"], "output folder .*docs holds files"),
+}
+
+
+@pytest.mark.parametrize("command", ["ingest", "run"])
+@pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_line_and_exit_code_2(call, documents, tiny_model, monkeypatch, command, words, message):
+    """`run` too: all of this is noticed before Prefect starts."""
+    monkeypatch.setattr("active_reading.flows.pipeline.make_flow", lambda: pytest.fail("Prefect was started"))
+    Path("empty").mkdir()
+    Path("table.csv").write_text("a,b\n")
+    Path("typo.yaml").write_text("corpus: {path: docs}\ntrian: {seed: 1}\n")
+    Path("value.yaml").write_text("corpus: {path: docs}\ntrain: {num_tokens: 5}\n")
+    Path("broken.yaml").write_text("corpus: [\n")
+    model = [] if "--model" in words else ["--model", str(tiny_model)]
+    result = call(command, words[0], "train.memory.layers=[1]", *words[1:], *model)
+    assert_one_line(result, re.escape(message).replace(r"\.\*", ".*"))
+    assert not Path("runs").exists(), "nothing was begun"
+
+
+def test_a_document_with_spaces_and_options_anywhere(call, documents, tiny_model):
+    (documents / "a b.md").write_text("# Two words\n\nA kettle of copper from Wexholm boils nine cups.\n")
+    words = ("chunk.max_tokens=32", "output=my out", "train.methods=[full]")
+    code, output, error = call("chunk", "--model", tiny_model, documents, *words)
+    assert (code, error) == (0, "")
+    folder = Path(re.search(r"^chunk: (/.*)$", output, re.MULTILINE)[1])
+    assert folder.parent == Path("my out").absolute()
+    assert (folder / "chunks.parquet").is_file()
+    assert "chunk: done in" in output
+
+
+def test_a_second_call_says_that_nothing_is_left_to_do(call, documents, tiny_model):
+    words = ("chunk", documents, "train.methods=[full]", "--model", tiny_model)
+    call(*words)
+    _, output, _ = call(*words)
+    assert "ingest: already done (ingest-" in output
+    assert "chunk: already done (chunk-" in output
+    assert "started" not in output
+
+
+@pytest.mark.parametrize("error", [ValueError("bad\n  value"), OSError(28, "No space left on device")])
+def test_errors_are_folded_into_one_line(call, documents, tiny_model, monkeypatch, error):
+    def fail(*_: object) -> Path:
+        raise error
+
+    monkeypatch.setattr(cli, "run_plain", fail)
+    assert_one_line(call("report", documents), "bad value|No space left on device")
+
+
+def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(call, documents, monkeypatch):
+    def interrupt(*_: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_plain", interrupt)
+    code, _, error = call("report", documents)
+    assert code == 130
+    assert error == "interrupted: what is finished is kept; run the same command again to go on\n"
+
+
+def test_our_own_mistakes_keep_their_traceback(call, documents, monkeypatch):
+    def fail(*_: object) -> Path:
+        raise RuntimeError("requests do not add up")
+
+    monkeypatch.setattr(cli, "run_plain", fail)
+    with pytest.raises(RuntimeError, match="do not add up"):
+        call("report", documents)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_a_command_that_stops_there(call, documents, tmp_path, monkeypatch, stage):
+    calls: list[tuple[Study, str]] = []
+    monkeypatch.setattr(cli, "run_plain", lambda study, until: calls.append((study, until)) or tmp_path)
+    monkeypatch.setattr(cli, "_show", lambda page: None)
+    code, _, _ = call(stage, documents, "train.seed=4", "--model", "some/model")
+    ((study, until),) = calls
+    assert (code, until, study.train.seed, study.model) == (0, stage, 4, "some/model")
+
+
+@pytest.mark.parametrize("model", ["null", "yes", "a: b", "12"])
+def test_a_model_is_a_name_whatever_yaml_makes_of_it(call, documents, monkeypatch, model):
+    studies: list[Study] = []
+    monkeypatch.setattr(cli, "run_plain", lambda study, until: studies.append(study) or Path())
+    call("ingest", documents, "--model", model)
+    assert studies[0].model == model
+
+
+def test_a_bad_cron_line_is_named(call, documents):
+    assert_one_line(
+        call("schedule", documents, "--cron", "every day"),
+        "--cron 'every day' is not a cron schedule such as '0 2 \\* \\* \\*'",
+    )
+
+
+def test_help_tells_every_command(call):
+    code, output, _ = call("--help")
+    assert code == 0
+    for command in ("run", "demo", "schedule", *STAGES):
+        assert re.search(rf"^ +{command} ", output, re.MULTILINE), command
+
+
+def test_an_unknown_command_is_exit_code_2(call):
+    code, _, error = call("fly")
+    assert code == 2
+    assert "invalid choice: 'fly'" in error
+
+
+def test_the_installed_command_tells_its_version_and_mistakes_without_a_traceback():
+    command = Path(sys.executable).with_name("active-reading")
+    told = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout == f"active-reading {version('active-reading')}\n"
+    failed = subprocess.run([command, "run", "/no/such/docs"], capture_output=True, text=True)
+    assert_one_line((failed.returncode, failed.stdout, failed.stderr), "corpus folder /no/such/docs does not exist")
