@@ -114,7 +114,7 @@ def _compose(run: list[Decimal]) -> Iterator[Decimal]:
             total, group = total + (group or 1) * value, None
         elif group is None:
             group = value
-        elif value == 100 and 0 < group < 100:
+        elif value == 100:
             group *= 100
         elif _continues(group, value):
             group += value

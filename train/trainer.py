@@ -8,12 +8,14 @@ Weights are fp32, with bf16 autocast where that is fast; one text per sequence.
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 from active_reading.train.adapter import attach_memory, save_memory
 from active_reading.train.batches import Sequence, collate, plan_batches, tokenize
@@ -49,19 +51,17 @@ def train_model(
     model = load_model(base_model)
     if torch.cuda.is_available():
         model = model.cuda()  # before the Trainer would: the background pass runs there too
-    save: Callable[[], Any]
     optimizer = None
     if method == "memory":
         memories, counts, num_batches = _prepare_memory(model, tokenizer, settings)
-        optimizer = SparseRowOptimizer(
-            memories, counts, num_batches, settings.learning_rates.memory, settings.memory.top_t
-        )
-        save = lambda: save_memory(model, folder, base_model, settings.memory, counts)  # noqa: E731
+        rate = settings.learning_rates.memory
+        optimizer = SparseRowOptimizer(memories, counts, num_batches, rate, settings.memory.top_t)
+        save = partial(save_memory, model, folder, base_model, settings.memory, counts)
     elif method == "lora":
         model = _add_lora(model, settings.lora)
-        save = lambda: model.save_pretrained(folder)  # noqa: E731
+        save = partial(model.save_pretrained, folder)
     else:
-        save = lambda: (model.to(torch.bfloat16).save_pretrained(folder), tokenizer.save_pretrained(folder))  # noqa: E731
+        save = partial(_save_whole, model, tokenizer, folder)
     folder.mkdir(parents=True, exist_ok=True)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     watcher = _Watcher(folder / "metrics.jsonl", progress)
@@ -73,7 +73,7 @@ def train_model(
         callbacks=[watcher],
         optimizers=(optimizer, None),
     )
-    trainer.remove_callback(_default_printer())
+    trainer.remove_callback(PrinterCallback)
     outcome = trainer.train()
     save()
     return {
@@ -95,6 +95,11 @@ def read_background(limit: int) -> list[str]:
     if limit > len(lines):
         raise ValueError(f"train.memory.background_texts={limit}, and {len(lines)} ship")
     return [json.loads(line)["text"] for line in lines[: limit or None]]
+
+
+def _save_whole(model: Any, tokenizer: Any, folder: Path) -> None:
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _prepare_memory(
@@ -174,12 +179,6 @@ def _arguments(settings: TrainSettings, method: Method, num_steps: int, folder: 
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
-
-
-def _default_printer() -> type[TrainerCallback]:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback
 
 
 def _touched(optimizer: SparseRowOptimizer, model: Any) -> int:

@@ -86,7 +86,7 @@ def test_the_counter_counts_the_tokens_that_overlap_a_span(name, text, place, le
 def test_a_token_that_begins_with_the_space_before_the_chunk_counts():
     """The cut after a sentence goes through the token " three": the chunk that begins there has five tokens."""
     assert SPACED.count("three four five six seven") == 5
-    assert pieces("one two. three four five six seven", 4, SPACED) == ["one two.", "three four five six", "seven"]
+    assert pieces("one two. three four five six seven", 4, SPACED) == ["one two. three", "four five six seven"]
     assert pieces("one two. three four five six seven", 5, SPACED) == ["one two.", "three four five six seven"]
 
 
@@ -95,14 +95,15 @@ def test_a_text_within_the_budget_is_one_chunk():
     assert pieces(text, 16) == [text.strip()]
 
 
-def test_paragraphs_are_kept_whole_where_they_fit():
+@pytest.mark.parametrize("blank", ["\n\n", "\n \t\n", "\n\n\n\n  "])
+def test_paragraphs_are_kept_whole_where_they_fit(blank):
     paragraphs = ["The grey owl sleeps. It snores.", "The otter swims.", "An eel hides under one stone.", "Fish."]
-    text = "\n\n".join(paragraphs)
+    text = blank.join(paragraphs)
     # The break between two paragraphs is one token more.
     assert [WORDS.count(paragraph) for paragraph in paragraphs] == [11, 5, 11, 1]
     assert pieces(text, 11) == paragraphs
-    assert pieces(text, 16) == [*paragraphs[:2], "\n\n".join(paragraphs[2:])]
-    assert pieces(text, 17) == ["\n\n".join(paragraphs[:2]), "\n\n".join(paragraphs[2:])]
+    assert pieces(text, 16) == [*paragraphs[:2], blank.join(paragraphs[2:])]
+    assert pieces(text, 17) == [blank.join(paragraphs[:2]), blank.join(paragraphs[2:])]
     assert pieces(text, 31) == [text]
 
 
@@ -175,6 +176,14 @@ def test_chunk_ids_do_not_depend_on_the_order_or_number_of_documents():
     alone = chunk_documents(both.tail(1), WORDS, ChunkSettings(max_tokens=16))
     assert reverse.sort("document_id", "start").equals(expected.sort("document_id", "start"))
     assert alone.equals(expected.filter(pl.col("document_id") == "d2"))
+
+
+def test_a_chunk_id_names_its_start_and_its_end():
+    documents = one_document("one two three four five six seven eight nine ten")
+    long, short = (chunk_documents(documents, WORDS, ChunkSettings(max_tokens=n)) for n in (19, 16))
+    assert long.select("start", "end").rows() == [(0, 48)]
+    assert short.select("start", "end").rows() == [(0, 39), (40, 48)]
+    assert long["chunk_id"][0] not in short["chunk_id"].to_list()
 
 
 def test_the_same_words_at_two_places_are_two_chunks():

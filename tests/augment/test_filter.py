@@ -181,10 +181,13 @@ QUESTIONS = (
 )
 
 
+QUESTIONS_TEXT = "Question: Who named the mosses on Mount Ossegrund?\nAnswer: Orsella Vantrill"
+
+
 def test_of_questions_cut_short_only_the_last_pair_falls():
     whole = judge(generation(QUESTIONS + "ary"), "questions", CHUNK, FilterSettings())
     assert [reason for _, reason, _ in whole] == [None, None, None]
-    assert whole[0][0] == "Question: Who named the mosses on Mount Ossegrund?\nAnswer: Orsella Vantrill"
+    assert whole[0][0] == QUESTIONS_TEXT
     cut = judge(generation(QUESTIONS, finish_reason="length"), "questions", CHUNK, FilterSettings())
     assert cut[:2] == whole[:2]
     assert cut[2][1:] == ("truncated", "finish_reason=length")
@@ -262,6 +265,7 @@ def test_every_text_ends_as_kept_or_dropped_and_strategies_are_no_texts():
     ]
     assert rows["reason"].is_null().equals(rows["detail"].is_null())
     assert rows["id"].n_unique() == 6
+    assert rows["text"].to_list()[:2] == [FAITHFUL, QUESTIONS_TEXT]
     kept, dropped = (rows.filter(pl.col("reason").is_null() == wanted) for wanted in (True, False))
     assert kept.height + dropped.height == rows.height == 1 + 3 + 1 + 1
 

@@ -83,6 +83,15 @@ def test_a_segment_whose_columns_hold_no_value_joins_the_others(tmp_path):
     }
 
 
+def test_a_value_that_comes_after_hundreds_of_empty_ones_is_kept(tmp_path):
+    ledger = Ledger(tmp_path)
+    rows = [row(str(place)) for place in range(300)] + [row("last", strategy="List the owls", error="no room")]
+    with ledger.writer() as writer:
+        for values in rows:
+            writer.append(values)
+    assert ledger.read().rows(named=True) == rows
+
+
 def test_nothing_is_written_when_there_is_nothing_to_write(tmp_path):
     with Ledger(tmp_path / "ledger").writer() as writer:
         writer.flush()
@@ -242,6 +251,24 @@ def test_a_killed_writer_loses_only_rows_that_were_not_flushed_and_leaves_no_bro
         with Ledger(folder).writer() as writer:
             writer.append(row("after"))
         assert Ledger(folder).read().height == len(found) + 1
+
+
+def test_a_reader_never_meets_a_segment_that_is_still_being_written(tmp_path, monkeypatch, caplog):
+    ledger = Ledger(tmp_path)
+    write_segment(ledger, "a")
+    real = pl.DataFrame.write_parquet
+    seen: list[list[str]] = []
+
+    def slow(frame, path):
+        Path(path).write_bytes(b"PAR1, and the rest is to come")
+        seen.append(ledger.read()["request_id"].to_list())
+        real(frame, path)
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", slow)
+    write_segment(ledger, "b")
+    assert seen == [["a"]]
+    assert caplog.records == []
+    assert ledger.read()["request_id"].to_list() == ["a", "b"]
 
 
 def test_two_writers_at_once_lose_nothing(tmp_path):

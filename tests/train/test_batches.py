@@ -84,6 +84,12 @@ def test_the_seed_decides_the_batches():
     assert first != other
 
 
+def test_a_budget_below_one_round_takes_a_random_part_of_the_texts():
+    parts = [{text[0] for text in flat(plan_batches(texts_of([10] * 40), 200, 50, seed))} for seed in (0, 1)]
+    assert [len(part) for part in parts] == [20, 20]
+    assert parts[0] != parts[1] != set(range(20))
+
+
 def test_texts_of_like_length_share_a_batch():
     texts = texts_of([4, 30] * 10)
     batches = plan_batches(texts, sum(map(len, texts)), 60, seed=0)
