@@ -69,8 +69,11 @@ def run_plain(study: Study, until: str) -> Path:
     return run_stages(study, until, lambda function, _: function)
 
 
-def set_prefect_defaults() -> None:
+def set_prefect_defaults(study: Study) -> None:
     """Settings that Prefect reads when it is imported; the user's own always win."""
+    # A server started here keeps its database with the study: two studies never wait for one lock.
+    database = f"sqlite+aiosqlite:///{study.root / '.prefect.db'}"
+    os.environ.setdefault("PREFECT_SERVER_DATABASE_CONNECTION_URL", database)
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     # The terminal shows our own lines; Prefect's logs, tracebacks too, go to its server.
@@ -90,14 +93,16 @@ def run_flow(study: Study) -> Path:
     """Run as a Prefect flow: on the server that PREFECT_API_URL names, else on a temporary one."""
     stages.check_study(study)  # and the folder: a mistake is told before Prefect starts
     open_output(study)
-    set_prefect_defaults()
+    set_prefect_defaults(study)
     page: Path = make_flow()(yaml.safe_dump(study.model_dump(), sort_keys=False))
     return page
 
 
 def schedule(study: Study, cron: str) -> None:
     """Serve the flow on a cron schedule until interrupted. Raises ValueError for a bad cron line."""
-    set_prefect_defaults()
+    stages.check_study(study)
+    open_output(study)
+    set_prefect_defaults(study)
     from active_reading.flows.server import serve
 
     serve(make_flow(), study, cron)

@@ -57,7 +57,7 @@ def one_document(text: str) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(text=DOCUMENTS, max_tokens=st.integers(2, 40))
 def test_spans_are_ordered_cover_all_but_white_space_and_stay_within_the_budget(name, text, max_tokens):
     tokenizer = TOKENIZERS[name]
@@ -74,6 +74,7 @@ def test_spans_are_ordered_cover_all_but_white_space_and_stay_within_the_budget(
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
+@settings(deadline=None)
 @given(text=DOCUMENTS.map(lambda text: f"{text}."), place=st.integers(0, 10**6), length=st.integers(0, 10**6))
 def test_the_counter_counts_the_tokens_that_overlap_a_span(name, text, place, length):
     start = place % len(text)
@@ -107,6 +108,7 @@ def test_paragraphs_are_kept_whole_where_they_fit(blank):
     assert pieces(text, 31) == [text]
 
 
+@settings(deadline=None)
 @given(counts=st.lists(st.integers(1, 8), min_size=1, max_size=12))
 def test_paragraphs_that_fit_are_packed_in_order_and_never_cut(counts):
     paragraphs = [" ".join(["owl."] * count) for count in counts]
@@ -208,8 +210,8 @@ def test_a_budget_too_small_to_be_meant_is_refused():
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        ("no paragraph break", "The greyish northern owl sleeps. " * 152_000),
-        ("no sentence end", "greyish owls of the northern woods " * 143_000),
+        ("no paragraph break", "Northernwoodlands greyishowlfamilies sleep. " * 114_000),
+        ("no sentence end", "northernwoodlands greyishowlfamilies " * 135_000),
         ("no space", "abcde" * 1_000_000),
         ("line ends and spaces", "owl\n" + " \n" * 2_500_000 + "otter"),
         ("quotes after a stop", "Owl." + '"' * 5_000_000),

@@ -2,7 +2,7 @@
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from active_reading.augment.funnel import build_funnel, request_counts
@@ -45,6 +45,7 @@ ROWS = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(rows=st.lists(ROWS, max_size=20))
 def test_the_parts_add_up_to_the_plan(rows):
     counts = request_counts(requests(*rows))

@@ -1,7 +1,7 @@
 """Grounding: numbers as values, names as words, and what counts as invented."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from active_reading.augment.grounding import answer_is_grounded, names, numbers, ungrounded_word
@@ -53,6 +53,7 @@ def spelled(value: int) -> str:
     return f"{spelled(value // size)} {word}" + (joint + spelled(rest) if rest else "")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 999_999))
 def test_a_number_in_words_is_the_number_in_digits(value):
     assert numbers(spelled(value)) == numbers(str(value)) == numbers(f"{value:,}") == {str(value)}
@@ -146,6 +147,7 @@ def test_a_short_answer_is_made_of_words_of_its_source(answer, source, grounded)
     assert answer_is_grounded(answer, source) is grounded
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_every_text_is_grounded_in_itself_whatever_stands_around_it(text, around):
     assert ungrounded_word(text, f"{around}\n{text}\n{around}") is None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from active_reading.augment.ingest import IngestSettings, SkippedFile, find_files, read_documents
@@ -111,6 +111,7 @@ def test_the_same_text_twice_is_one_document_and_the_first_source_stands_for_it(
     assert skipped == [SkippedFile("z/a.txt", "same text as b.txt")]
 
 
+@settings(deadline=None)
 @given(
     texts=st.lists(
         st.text(st.characters(exclude_characters="\r\0", codec="utf-8"), min_size=1), min_size=2, unique=True

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from active_reading.augment.ledger import SCHEMA, Ledger
@@ -60,6 +60,7 @@ def test_a_ledger_that_was_never_written_reads_as_an_empty_table(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
+@settings(deadline=None)
 @given(texts=st.lists(st.text(st.characters(codec="utf-8")), min_size=1, max_size=5))
 def test_rows_come_back_as_they_were_written(tmp_path_factory, texts):
     ledger = Ledger(tmp_path_factory.mktemp("ledger"))

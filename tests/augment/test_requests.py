@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from active_reading.augment.generate import GenerateSettings, ModelIdentity, Planner, TemplateUse, parse_strategies
@@ -131,6 +131,24 @@ def test_every_strategy_has_an_id_of_its_own():
     assert first == same
 
 
+def test_applications_have_a_budget_of_their_own_that_no_proposal_depends_on():
+    (chunk,) = chunks_of("owl")
+
+    def budgets(**changes):
+        use = PROPOSE.model_copy(update={"replicates": 1, **changes})
+        planner = Planner(GenerateSettings(templates=[use]), MODEL)
+        (proposal,) = planner.initial([chunk])
+        (application,) = planner.follow_ups(proposal, "## Read it aloud twice", chunk)
+        return {request.request_id: request.sampling.max_tokens for request in (proposal, application)}
+
+    base, longer = budgets(max_tokens=64, apply_max_tokens=128), budgets(max_tokens=64, apply_max_tokens=512)
+    assert list(base.values()) == [64, 128]
+    assert list(longer.values()) == [64, 512]
+    (shared,) = set(base) & set(longer)
+    assert base[shared] == 64
+
+
+@settings(deadline=None)
 @given(order=st.permutations(list(TEXTS)))
 def test_the_order_of_chunks_changes_no_id(order):
     planner = Planner(GenerateSettings(templates=SHIPPED), MODEL)
@@ -202,6 +220,7 @@ def test_strategies_are_found_in_the_ways_models_write_them(answer, strategies):
     assert parse_strategies(answer) == strategies
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("#*-1.) ab\n\u2028")))
 def test_no_answer_breaks_the_search_for_strategies(text):
     found = parse_strategies(text)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from active_reading.augment.filter import Chunk, FilterSettings, judge, parse_pairs
@@ -260,6 +260,7 @@ def test_the_hash_does_not_depend_on_the_file_name_or_place(tmp_path):
     assert first.name != second.name
 
 
+@settings(deadline=None)
 @given(text=st.text())
 def test_the_text_stands_in_the_prompt_as_it_is(text):
     """No character of a document is read as a template, escaped or lost."""
