@@ -92,7 +92,9 @@ def _default_model() -> Path:
 def _convert(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=WEIGHTS)
     model = AutoModelForCausalLM.from_pretrained(
         source, gguf_file=WEIGHTS, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16

@@ -100,9 +100,10 @@ def run_flow(study: Study) -> Path:
 
 def schedule(study: Study, cron: str) -> None:
     """Serve the flow on a cron schedule until interrupted. Raises ValueError for a bad cron line."""
+    set_prefect_defaults(study)
+    from active_reading.flows.server import check_cron, serve
+
+    check_cron(cron)
     stages.check_study(study)
     open_output(study)
-    set_prefect_defaults(study)
-    from active_reading.flows.server import serve
-
     serve(make_flow(), study, cron)

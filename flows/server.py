@@ -22,16 +22,19 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 120.0
 
 
-def serve(flow: Any, study: Study, cron: str) -> None:
-    """Serve `flow` on the cron schedule until interrupted.
-
-    On the server that PREFECT_API_URL names, else on one started here for as long as this lasts.
-    Raises ValueError for a bad cron line.
-    """
+def check_cron(cron: str) -> None:
+    """Raises ValueError for a bad cron line."""
     try:
         CronSchedule(cron=cron)
     except ValueError as error:
         raise ValueError(f"--cron '{cron}' is not a cron schedule such as '0 2 * * *'") from error
+
+
+def serve(flow: Any, study: Study, cron: str) -> None:
+    """Serve `flow` on the cron schedule until interrupted.
+
+    On the server that PREFECT_API_URL names, else on one started here for as long as this lasts.
+    """
     with _server() as url, temporary_settings({PREFECT_API_URL: url}):
         logger.info("serving study '%s' on %s at '%s'; Ctrl-C stops", study.name, url, cron)
         flow.serve(
