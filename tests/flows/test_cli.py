@@ -79,10 +79,10 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("command", ["ingest", "run"])
+@pytest.mark.parametrize("command", [["ingest"], ["run"], ["schedule", "--cron", "0 2 * * *"]], ids=" ".join)
 @pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_one_line_and_exit_code_2(call, documents, tiny_model, monkeypatch, command, words, message):
-    """`run` too: all of this is noticed before Prefect starts."""
+    """`run` and `schedule` too: all of this is noticed before Prefect starts."""
     monkeypatch.setattr("active_reading.flows.pipeline.make_flow", lambda: pytest.fail("Prefect was started"))
     Path("empty").mkdir()
     Path("table.csv").write_text("a,b\n")
@@ -90,7 +90,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(call, documents, tiny_model, monk
     Path("value.yaml").write_text("corpus: {path: docs}\ntrain: {num_tokens: 5}\n")
     Path("broken.yaml").write_text("corpus: [\n")
     model = [] if "--model" in words else ["--model", str(tiny_model)]
-    result = call(command, words[0], "train.memory.layers=[1]", *words[1:], *model)
+    result = call(*command, words[0], "train.memory.layers=[1]", *words[1:], *model)
     assert_one_line(result, re.escape(message).replace(r"\.\*", ".*"))
     assert not Path("runs").exists(), "nothing was begun"
 
@@ -161,11 +161,9 @@ def test_a_model_is_a_name_whatever_yaml_makes_of_it(call, documents, monkeypatc
     assert studies[0].model == model
 
 
-def test_a_bad_cron_line_is_named(call, documents):
-    assert_one_line(
-        call("schedule", documents, "--cron", "every day"),
-        "--cron 'every day' is not a cron schedule such as '0 2 \\* \\* \\*'",
-    )
+def test_a_bad_cron_line_is_named(call, documents, tiny_model):
+    result = call("schedule", documents, "train.methods=[full]", "--model", tiny_model, "--cron", "every day")
+    assert_one_line(result, "--cron 'every day' is not a cron schedule such as '0 2 \\* \\* \\*'")
 
 
 def test_help_tells_every_command(call):
