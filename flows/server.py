@@ -58,7 +58,8 @@ def _server() -> Iterator[str]:
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "PREFECT_UI_ENABLED": "true"})
+    # A session of its own: Ctrl-C reaches us first, and the server outlives our farewell to it.
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         _wait_until_ready(f"{url}/health", process)
         os.environ["PREFECT_API_URL"] = url  # for the processes that run the flow
