@@ -129,6 +129,14 @@ def test_an_answer_ends_at_its_line_and_writing_stops_there(model, tokenizer):
     assert len(calls) == len(" yes\n")
 
 
+def test_what_a_token_holds_beyond_the_line_is_cut_off(model, tokenizer, monkeypatch):
+    """In other vocabularies one token holds a line break and more: here all of it is written at once."""
+    book = ClosedBook(model, tokenizer, EXAMPLES, 50)
+    ids = torch.tensor([tokenizer(" yes, \n\nQuestion")["input_ids"]])
+    monkeypatch.setattr(model, "generate", lambda input_ids, **_: torch.cat([input_ids, ids], dim=1))
+    assert book.answer(QUESTIONS[:1]) == ["yes,"]
+
+
 def test_an_answer_is_cut_at_the_longest_length(model, tokenizer):
     speaker, _ = parrot(model, tokenizer, " abcdefgh")
     assert ClosedBook(speaker, tokenizer, EXAMPLES, 6).answer(QUESTIONS[:1]) == ["abcde"]

@@ -102,9 +102,9 @@ def test_the_number_of_examples_matters(tiny_model, questions, scored):
     assert scores["learning"]["answer_nll"] != pytest.approx(scored[0]["learning"]["answer_nll"], rel=1e-3)
 
 
-def test_docstrings_are_the_same_at_every_call_and_of_some_length():
+def test_docstrings_are_the_same_in_every_process_and_of_some_length():
     texts = docstrings()
-    assert texts == docstrings()
+    assert texts == sorted(texts), "never in the order of a set"
     assert len(texts) == len(set(texts)) >= 30
     assert all(300 <= len(text) <= 1000 for text in texts)
 
