@@ -47,7 +47,7 @@ class GenerateSettings(BaseModel):
     engine: Literal["vllm", "echo"] = "vllm"
     temperature: float = Field(0.7, ge=0, le=2)
     top_p: float = Field(
-        1.0, gt=0, le=1, description="below 1 the vocabulary is sorted at every token, half of all time on a CPU"
+        1.0, gt=0, le=1, description="below 1 the vocabulary is sorted at every token: slow on a CPU"
     )
     seed: int = 0
     max_model_len: int = Field(2048, ge=128, description="context of the engine, prompt and answer, in tokens")
