@@ -6,7 +6,7 @@ NOT covered: models whose attention window is shorter than a prompt (padding tak
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,8 +15,6 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from active_reading.eval.questions import Question
-
-Progress = Callable[[int, int, str], None]
 
 
 class ClosedBook:

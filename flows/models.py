@@ -22,7 +22,6 @@ from active_reading.flows.steps import file_hash
 logger = logging.getLogger(__name__)
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 DECISIVE = (".json", ".safetensors", ".jinja", ".model", ".txt")  # files that decide what a model says
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in DECISIVE]))
     except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(

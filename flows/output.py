@@ -23,7 +23,6 @@ def open_output(study: Study) -> None:
     written.
     """
     root = study.root
-    resolved = study.model_dump()
     marker = root / STUDY_FILE
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -33,14 +32,14 @@ def open_output(study: Study) -> None:
                 "choose an empty or new folder with output=FOLDER"
             )
         (root / LOCKS).mkdir(exist_ok=True)
-        if marker.is_file() and (changed := _changed_keys(_read(marker), resolved)):
+        if marker.is_file() and (changed := _changed_keys(_read(marker), study.model_dump())):
             logger.warning(
                 "output folder %s was last used with other settings (%s): what they do not touch is "
                 "reused, and earlier results stay",
                 root,
                 ", ".join(changed[:5]),
             )
-        marker.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+        marker.write_text(study.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise ValueError(
             f"output folder {root} cannot be used ({error.strerror}): choose another with output=FOLDER"

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from active_reading.flows import stages
 from active_reading.flows.output import open_output
 from active_reading.flows.results import write_results
@@ -23,8 +21,7 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     `task` wraps each stage's function under a name (for Prefect, or not at all). Returns the folder of
     the last step, or the report page.
     """
-    stages.check_study(study)
-    open_output(study)
+    prepare(study)
     documents = task(stages.ingest, "ingest")(study)
     if until == "ingest":
         return documents.folder
@@ -64,6 +61,12 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     return task(write_results, "report")(study, steps, trained, scored)
 
 
+def prepare(study: Study) -> None:
+    """Check all that can be checked before anything is computed, and claim the output folder."""
+    stages.check_study(study)
+    open_output(study)
+
+
 def run_plain(study: Study, until: str) -> Path:
     """Run without Prefect."""
     return run_stages(study, until, lambda function, _: function)
@@ -91,10 +94,9 @@ def make_flow() -> Any:
 
 def run_flow(study: Study) -> Path:
     """Run as a Prefect flow: on the server that PREFECT_API_URL names, else on a temporary one."""
-    stages.check_study(study)  # and the folder: a mistake is told before Prefect starts
-    open_output(study)
+    prepare(study)  # a mistake is told before Prefect starts
     set_prefect_defaults(study)
-    page: Path = make_flow()(yaml.safe_dump(study.model_dump(), sort_keys=False))
+    page: Path = make_flow()(study.to_yaml())
     return page
 
 
@@ -104,6 +106,5 @@ def schedule(study: Study, cron: str) -> None:
     from active_reading.flows.server import check_cron, serve
 
     check_cron(cron)
-    stages.check_study(study)
-    open_output(study)
+    prepare(study)
     serve(make_flow(), study, cron)

@@ -12,7 +12,7 @@ import polars as pl
 
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import Study
-from active_reading.flows.stages import funnel
+from active_reading.flows.stages import funnel, generator_facts
 from active_reading.flows.steps import Step
 
 NUM_EXAMPLES = 10
@@ -41,8 +41,6 @@ def collect_results(
 ) -> dict[str, Any]:
     """Everything the report shows, as JSON values."""
     model = resolve_model(study.model)
-    identity = {"model": model.name, "revision": model.revision}
-    sampling = study.generate.model_dump(include={"engine", "temperature", "top_p", "seed"})
     stages = [*steps.items()]
     stages += [(f"train {name}", step) for name, step in trained.items() if step]
     stages += [(f"evaluate {name}", step) for name, step in scored.items()]
@@ -51,8 +49,8 @@ def collect_results(
         "study": study.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "corpus": {**steps["ingest"].summary, **steps["chunk"].summary},
-        "generator": {**identity, **sampling},
-        "student": identity,
+        "generator": generator_facts(study, model),
+        "student": {"model": model.name, "revision": model.revision},
         "templates": funnel(steps["generate"], steps["filter"], steps["dedupe"]),
         "models": [_model(study, name, trained[name], step) for name, step in scored.items()],
         "questions": _questions(scored),

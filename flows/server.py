@@ -7,11 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
-import yaml
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import EntrypointType
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -40,7 +39,7 @@ def serve(flow: Any, study: Study, cron: str) -> None:
         flow.serve(
             name=study.name,
             cron=cron,
-            parameters={"study": yaml.safe_dump(study.model_dump(), sort_keys=False)},
+            parameters={"study": study.to_yaml()},
             entrypoint_type=EntrypointType.MODULE_PATH,
             limit=1,  # a run that is still going is not overtaken by the next
             print_starting_message=False,
@@ -72,11 +71,10 @@ def _server() -> Iterator[str]:
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        try:
+        with suppress(httpx.HTTPError):
             if httpx.get(url, timeout=2).is_success:
                 return
-        except httpx.HTTPError:
-            time.sleep(0.5)
+        time.sleep(0.5)
     raise ValueError(
         "the Prefect server did not start: start one with 'prefect server start' and set PREFECT_API_URL"
     )

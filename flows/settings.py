@@ -47,6 +47,10 @@ class Study(BaseModel):
         """The output folder, absolute."""
         return Path(self.output or Path("runs") / self.name).expanduser().absolute()
 
+    def to_yaml(self) -> str:
+        """The study with every setting in full, as `study_flow` takes it and the output folder shows it."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
 
 def load_study(target: str, overrides: list[str]) -> Study:
     """The study in a YAML file, or one with default settings on a folder of documents.

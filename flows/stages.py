@@ -150,10 +150,10 @@ def export(study: Study, documents: Step, chunks: Step, generations: Step, filte
             _with_titles(chunks, documents), _read(distinct, "distinct"), load_tokenizer(model.folder)
         )
         lines = funnel(generations, filtered, distinct)
-        generator = {"model": model.name, "revision": model.revision}
-        generator |= study.generate.model_dump(include={"engine", "temperature", "top_p", "seed"})
         sources = {name: template.source for name, template in _templates(study).items()}
-        write_dataset(rows, make_card(study.name, rows, lines, generator, sources, study.export), folder)
+        write_dataset(
+            rows, make_card(study.name, rows, lines, generator_facts(study, model), sources, study.export), folder
+        )
         return {"rows": rows.height, "tokens": int(rows["num_tokens"].sum())}
 
     inputs = {step.folder.name: step.digest for step in (documents, chunks, generations, filtered, distinct)}
@@ -203,6 +203,12 @@ def evaluate(study: Study, trained: Step | None, name: str = "base") -> Step:
         inputs["questions"] = file_hash(Path(questions))
     settings = study.evaluate.model_dump(exclude={"questions", "batch_size"})
     return _step(study, "evaluate", settings, inputs, build, label=f"evaluate-{name}")
+
+
+def generator_facts(study: Study, model: ResolvedModel) -> dict[str, Any]:
+    """Which model wrote the texts, and how they were drawn."""
+    sampling = study.generate.model_dump(include={"engine", "temperature", "top_p", "seed"})
+    return {"model": model.name, "revision": model.revision, **sampling}
 
 
 def funnel(generations: Step, filtered: Step, distinct: Step) -> list[dict[str, Any]]:
