@@ -4,7 +4,8 @@ Every answer becomes one text (or one per question-answer pair), and every text 
 Reasons, checked in this order: `failed`, `truncated` (of questions cut short only the last falls),
 `refusal`, `unparsed` (questions without answers),
 `too_short`, `ungrounded` (a number or a name that the chunk does not have), `copy` (of the chunk),
-`repetition` (the text repeats itself).
+`repetition` (the text repeats itself). Question-answer pairs also fall as `given_away`: the question holds
+its own answer.
 NOT covered: a wrong statement made of the chunk's own names and numbers.
 """
 
@@ -142,6 +143,8 @@ def _judge_pair(question: str, reply: str, chunk: Chunk) -> tuple[str | None, st
         return "ungrounded", word
     if not answer_is_grounded(reply, chunk.text):
         return "ungrounded", f"answer '{reply[:80]}'"
+    if re.search(rf"\b{re.escape(reply.strip(' .'))}\b", question, re.IGNORECASE):
+        return "given_away", reply[:80]
     return None, None
 
 

@@ -2,7 +2,7 @@
 
 A request is addressed by what determines its answer: chunk text, template source, strategy, model and
 revision, sampling, replicate. Work to do = plan anti-join ledger; this one join is the resume after a
-crash, the incremental run over a grown corpus, and the reuse between studies.
+crash, the incremental run over a grown corpus, and the reuse of answers when other settings change.
 Strategy templates run in two stages without a barrier: as soon as the strategies of a chunk arrive,
 the requests that apply them join the queue. Requests go chunk by chunk, and the few-shot turns of a
 template come first in its prompts, so that the engine's prefix cache serves them.
@@ -33,7 +33,9 @@ class TemplateUse(BaseModel):
 
     template: str = Field(description="name of a shipped template, or a path to a .j2 file")
     replicates: int = Field(1, ge=1, description="answers per chunk (and strategy)")
-    max_tokens: int = Field(256, ge=8, description="longer answers are cut and then rejected as truncated")
+    max_tokens: int = Field(
+        256, ge=8, description="longer answers are cut: their whole questions or strategies are used"
+    )
     num_items: int = Field(4, ge=1, description="questions or strategies to ask for")
     apply: str | None = Field(None, description="for strategies: the template that applies each of them")
     apply_max_tokens: int = Field(256, ge=8, description="for strategies: max_tokens of the applications")
@@ -101,10 +103,14 @@ class Planner:
             for use in self.settings.templates:
                 yield from self._requests(use, self.templates[use.template], chunk, strategy=None)
 
-    def follow_ups(self, request: Request, answer: str, chunk: dict[str, Any]) -> Iterator[Request]:
+    def follow_ups(
+        self, request: Request, answer: str, finish_reason: str | None, chunk: dict[str, Any]
+    ) -> Iterator[Request]:
         """Requests that apply the strategies in `answer`; none for other templates."""
         if request.use.apply is None or request.strategy is not None:
             return
+        if finish_reason != "stop":  # the cut went through the last line
+            answer = answer.rpartition("\n")[0]
         for strategy in parse_strategies(answer)[: request.use.num_items]:
             yield from self._requests(request.use, self.templates[request.use.apply], chunk, strategy)
 
@@ -134,7 +140,9 @@ class Planner:
         template = self.templates[use.template]
         if template.needs_strategy:
             raise ValueError(f"template '{use.template}' needs a strategy: name it in 'apply' of another one")
-        if (use.apply is not None) != (template.answer == "strategies"):
+        if template.answer == "strategies" and use.apply is None:
+            raise ValueError(f"template '{use.template}' proposes strategies: name in 'apply' what applies them")
+        if template.answer != "strategies" and use.apply is not None:
             raise ValueError(
                 f"generate.templates: 'apply' goes with a template whose answer is strategies, "
                 f"and '{use.template}' answers {template.answer}"
@@ -187,15 +195,15 @@ def generate(
     plan: dict[str, list[Request]] = {}
     queue: deque[Request] = deque()
 
-    def follow(request: Request, answer: str) -> None:
-        add(planner.follow_ups(request, answer, by_id[request.chunk_id]))
+    def follow(request: Request, row: dict[str, Any]) -> None:
+        add(planner.follow_ups(request, row["text"], row["finish_reason"], by_id[request.chunk_id]))
 
     def add(requests: Iterable[Request]) -> None:
         for request in requests:
             sharing = plan.setdefault(request.request_id, [])
             sharing.append(request)
             if request.request_id in known:
-                follow(request, known[request.request_id]["text"])
+                follow(request, known[request.request_id])
             elif len(sharing) == 1:
                 queue.append(request)
 
@@ -211,7 +219,7 @@ def generate(
                     writer.append(row)
                     known[completion.request_id] = row
                     for request in sharing:
-                        follow(request, completion.text)
+                        follow(request, row)
                     num_calls += 1
                     progress(num_calls, num_calls + len(queue) + engine.num_running, "answers")
         finally:

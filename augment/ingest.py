@@ -23,7 +23,7 @@ class IngestSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    path: str = Field(description="a folder (searched recursively) or one .txt or .md file")
+    path: str = Field(min_length=1, description="a folder (searched recursively) or one .txt or .md file")
     max_megabytes: float = Field(64.0, gt=0, description="larger files are skipped")
 
 
@@ -38,7 +38,7 @@ class SkippedFile:
 def find_files(root: Path) -> tuple[list[Path], list[OSError]]:
     """All .txt and .md files below `root`, hidden ones left out, in a fixed order.
 
-    Also the errors of subfolders that cannot be listed.
+    Links to folders are followed, each folder once. Also the errors of subfolders that cannot be listed.
     Raises ValueError when the folder is missing or has no such file.
     """
     if root.is_file():
@@ -49,8 +49,12 @@ def find_files(root: Path) -> tuple[list[Path], list[OSError]]:
         raise ValueError(f"corpus folder {root} does not exist: give a folder of .txt or .md files")
     found: list[Path] = []
     unlisted: list[OSError] = []
-    for folder, subfolders, names in os.walk(root, onerror=unlisted.append):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+    seen = {os.path.realpath(root)}
+    for folder, subfolders, names in os.walk(root, onerror=unlisted.append, followlinks=True):
+        visible = sorted(name for name in subfolders if not name.startswith("."))
+        targets = {os.path.realpath(Path(folder, name)): name for name in reversed(visible)}
+        subfolders[:] = sorted(name for target, name in targets.items() if target not in seen)
+        seen |= set(targets)
         found += [Path(folder, name) for name in names if not name.startswith(".")]
     files = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
     if not files and unlisted:

@@ -83,18 +83,21 @@ class ClosedBook:
 def text_nll(model: Any, tokenizer: Any, texts: list[str], batch_size: int, max_length: int = 512) -> list[float]:
     """Mean negative log-likelihood per token (nats) of each text, its first token excepted."""
     rows = [tokenizer(text, truncation=True, max_length=max_length)["input_ids"] for text in texts]
-    losses: list[float] = []
-    for batch in batched(rows, batch_size):
-        ids, mask = pad_right(batch, tokenizer.pad_token_id)
+    losses = [0.0] * len(rows)
+    by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # little padding
+    for batch in batched(by_length, batch_size):
+        ids, mask = pad_right([rows[index] for index in batch], tokenizer.pad_token_id)
         ids, mask = ids.to(model.device), mask.to(model.device)
         per_token = token_nll(model(input_ids=ids, attention_mask=mask).logits, ids)
-        losses += [float(per_token[row, : len(tokens) - 1].mean()) for row, tokens in enumerate(batch)]
+        for row, index in enumerate(batch):
+            losses[index] = float(per_token[row, : len(rows[index]) - 1].mean())
     return losses
 
 
 def token_nll(logits: Tensor, ids: Tensor) -> Tensor:
     """(B, T-1) negative log-likelihood of each next token, from logits (B, T, V)."""
-    return F.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    return losses.view(len(ids), -1)
 
 
 def pad_right(rows: list[list[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:

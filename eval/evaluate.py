@@ -66,7 +66,7 @@ def evaluate_model(
             progress(done, total, "items")
     retention: dict[str, Any] = {"general_questions": _summary(rows["general_questions"])}
     for name, passages in texts.items():
-        values = text_nll(model, tokenizer, passages, settings.batch_size // 4 or 1)
+        values = text_nll(model, tokenizer, passages, settings.batch_size // 16 or 1)
         mean, error = mean_and_error(values)
         retention[name] = {"n": len(values), "nll": mean, "nll_se": error}
         done += len(passages)
@@ -83,7 +83,7 @@ def docstrings() -> list[str]:
             text = inspect.getdoc(member) if callable(member) else None
             if text and 300 <= len(text) <= 1000:
                 found.add(text)
-    return sorted(found)[:40]
+    return sorted(found)[:24]
 
 
 def _score(book: ClosedBook, questions: list[Question]) -> list[dict[str, Any]]:

@@ -24,7 +24,8 @@ def read_questions(path: Path) -> list[Question]:
     if not path.is_file():
         raise ValueError(f"questions file {path} does not exist")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold the line ends of Unicode as they are
+        # Not splitlines: JSON may hold the line ends of Unicode as they are.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"questions file {path} is not UTF-8 text (byte {error.start})") from error
     questions = []
@@ -41,6 +42,8 @@ def read_questions(path: Path) -> list[Question]:
             raise ValueError(
                 f'{path}:{number}: needs {{"question": "...", "answers": ["..."]}} ({error!r})'
             ) from error
+        if not questions[-1].question.strip() or row["question"] is None:
+            raise ValueError(f"{path}:{number}: 'question' is empty")
         if not answers or not all(answer.strip() for answer in answers):
             raise ValueError(f"{path}:{number}: 'answers' must hold at least one non-empty answer")
     if not questions:

@@ -30,19 +30,24 @@ HELP = {
 
 def main() -> None:
     """Entry point of the console script."""
-    arguments = _parser().parse_args()
+    arguments = _parse(sys.argv[1:])
     _set_up_output()
     try:
         _run(arguments)
     except KeyboardInterrupt:
         _leave("interrupted: what is finished is kept; run the same command again to go on", 130)
-    except (ValueError, OSError) as error:
-        if os.environ.get("ACTIVE_READING_TRACEBACK"):
+    except Exception as error:
+        disk_full = "No space left on device" in str(error)  # other libraries' errors of it are of many types
+        if os.environ.get("ACTIVE_READING_TRACEBACK") or not (disk_full or isinstance(error, ValueError | OSError)):
             raise
-        _leave(f"error: {' '.join(str(error).split())}", 2)
+        cure = ": free some space and run the same command again; what is finished is kept" if disk_full else ""
+        _leave(f"error: {' '.join(str(error).split())}{cure}", 2)
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.command == "patch":
+        _patch(arguments)
+        return
     if arguments.command == "demo":
         study = demo_study(_overrides(arguments))
     else:
@@ -69,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the whole job as a Prefect flow, reusing what is finished")
     served = commands.add_parser("schedule", help="run the whole job on a cron schedule, until interrupted")
     served.add_argument("--cron", required=True, help='when to run, such as "0 2 * * *"')
+    _add_patch(
+        commands.add_parser("patch", help="what a memory learned, as a file: create, show, apply, revert, merge")
+    )
     demo = commands.add_parser("demo", help="run the study that ships with the package")
     stages = [commands.add_parser(stage, help=f"up to here: {HELP[stage]}") for stage in STAGES]
     for command in (run, served, *stages):
@@ -77,6 +85,52 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that win")
         command.add_argument("--model", help="a Hugging Face id or a folder")
     return parser
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    """The command line's words; settings may also stand after an option."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(words)
+    settings = [word for word in rest if "=" in word and not word.startswith("-")]
+    if len(settings) < len(rest) or (settings and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if settings:
+        arguments.overrides = [*arguments.overrides, *settings]
+    return arguments
+
+
+def _add_patch(patch: argparse.ArgumentParser) -> None:
+    actions = patch.add_subparsers(dest="action", required=True, metavar="ACTION")
+    create = actions.add_parser("create", help="write what a training changed to a file")
+    create.add_argument("--before", type=Path, required=True, help="memory adapter before the training")
+    create.add_argument("--after", type=Path, required=True, help="memory adapter after it")
+    create.add_argument("--provenance", default="", help="a line on where it comes from")
+    create.add_argument("patch", type=Path, help="file to write")
+    show = actions.add_parser("show", help="say what a patch holds")
+    show.add_argument("patch", type=Path)
+    for name, words in (("apply", "bring an adapter to what the patch made"), ("revert", "undo it, byte for byte")):
+        move = actions.add_parser(name, help=words)
+        move.add_argument("patch", type=Path)
+        move.add_argument("adapter", type=Path, help="memory adapter folder, changed in place")
+    merge = actions.add_parser("merge", help="one patch of several that move different rows")
+    merge.add_argument("patches", type=Path, nargs="+", metavar="PATCH")
+    merge.add_argument("--into", type=Path, required=True, help="file to write")
+
+
+def _patch(arguments: argparse.Namespace) -> None:
+    from active_reading.train import patch
+
+    if arguments.action == "apply":
+        patch.apply_patch(arguments.patch, arguments.adapter)
+    elif arguments.action == "revert":
+        patch.revert_patch(arguments.patch, arguments.adapter)
+    else:
+        path = arguments.into if arguments.action == "merge" else arguments.patch
+        if arguments.action == "create":
+            patch.create_patch(arguments.before, arguments.after, path, arguments.provenance)
+        elif arguments.action == "merge":
+            patch.merge_patches(arguments.patches, path)
+        print(json.dumps(patch.describe_patch(path), indent=2))
 
 
 def _overrides(arguments: argparse.Namespace) -> list[str]:

@@ -10,6 +10,7 @@ from active_reading.flows.output import open_output
 from active_reading.flows.results import write_results
 from active_reading.flows.settings import Study
 from active_reading.flows.steps import Step
+from active_reading.train.sweep import Variant, variants
 
 STAGES = ("ingest", "chunk", "generate", "filter", "dedupe", "export", "train", "evaluate", "report")
 Call = Callable[..., Any]
@@ -41,10 +42,12 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     if until == "export":
         return dataset.folder
     trained: dict[str, Step | None] = {"base": None}
+    made: dict[str, tuple[str, Variant]] = {}
     for data in study.train.data:
-        for method in study.train.methods:
-            name = f"{data}-{method}"
-            trained[name] = task(stages.train, f"train {name}")(study, dataset, data, method)
+        for variant in variants(study.train):
+            name = f"{data}-{variant.method}{variant.label}"
+            trained[name] = task(stages.train, f"train {name}")(study, dataset, data, variant)
+            made[name] = data, variant
     if until == "train":
         return study.root
     scored = {name: task(stages.evaluate, f"evaluate {name}")(study, step, name) for name, step in trained.items()}
@@ -58,7 +61,7 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
         "dedupe": distinct,
         "export": dataset,
     }
-    return task(write_results, "report")(study, steps, trained, scored)
+    return task(write_results, "report")(study, steps, made, trained, scored)
 
 
 def prepare(study: Study) -> None:
@@ -96,7 +99,10 @@ def run_flow(study: Study) -> Path:
     """Run as a Prefect flow: on the server that PREFECT_API_URL names, else on a temporary one."""
     prepare(study)  # a mistake is told before Prefect starts
     set_prefect_defaults(study)
-    page: Path = make_flow()(study.to_yaml())
+    from active_reading.flows.server import running_server
+
+    with running_server():
+        page: Path = make_flow()(study.to_yaml())
     return page
 
 

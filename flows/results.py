@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,30 +14,39 @@ from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import Study
 from active_reading.flows.stages import funnel, generator_facts
 from active_reading.flows.steps import Step
+from active_reading.train.sweep import Variant
 
 NUM_EXAMPLES = 10
 NUM_QUESTIONS = 12
 
 
 def write_results(
-    study: Study, steps: dict[str, Step], trained: dict[str, Step | None], scored: dict[str, Step]
+    study: Study,
+    steps: dict[str, Step],
+    made: dict[str, tuple[str, Variant]],
+    trained: dict[str, Step | None],
+    scored: dict[str, Step],
 ) -> Path:
-    """Write the report and everything beside it into the study's folder; returns the page."""
+    """Write the report and everything beside it into the study's folder; returns the page.
+
+    `made` says from which data and by which training each trained model comes.
+    """
     from active_reading.eval.report import write_report
 
-    results = collect_results(study, steps, trained, scored)
-    partial = study.root / ".report"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    write_report(results, partial)
-    for path in partial.iterdir():
-        os.replace(path, study.root / path.name)
-    partial.rmdir()
+    results = collect_results(study, steps, made, trained, scored)
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=study.root) as partial:
+        write_report(results, Path(partial))
+        for path in Path(partial).iterdir():
+            os.replace(path, study.root / path.name)
     return study.root / "index.html"
 
 
 def collect_results(
-    study: Study, steps: dict[str, Step], trained: dict[str, Step | None], scored: dict[str, Step]
+    study: Study,
+    steps: dict[str, Step],
+    made: dict[str, tuple[str, Variant]],
+    trained: dict[str, Step | None],
+    scored: dict[str, Step],
 ) -> dict[str, Any]:
     """Everything the report shows, as JSON values."""
     model = resolve_model(study.model)
@@ -52,22 +61,23 @@ def collect_results(
         "generator": generator_facts(study, model),
         "student": {"model": model.name, "revision": model.revision},
         "templates": funnel(steps["generate"], steps["filter"], steps["dedupe"]),
-        "models": [_model(study, name, trained[name], step) for name, step in scored.items()],
+        "models": [_model(name, made.get(name), trained[name], step) for name, step in scored.items()],
         "questions": _questions(scored),
         "examples": _examples(steps),
         "stages": [{"name": name, "seconds": step.seconds} for name, step in stages],
     }
 
 
-def _model(study: Study, name: str, trained: Step | None, scored: Step) -> dict[str, Any]:
-    data, method = name.split("-") if trained else (None, None)
-    rate = getattr(study.train.learning_rates, method) if method else None
+def _model(name: str, made: tuple[str, Variant] | None, trained: Step | None, scored: Step) -> dict[str, Any]:
+    data, variant = made or (None, None)
     return {
         "name": name,
         "data": data,
-        "method": method,
-        "learning_rate": rate,
-        "seed": study.train.seed,
+        "method": variant.method if variant else None,
+        "learning_rate": getattr(variant.settings.learning_rates, variant.method) if variant else None,
+        "seed": variant.settings.seed if variant else None,
+        "replay_share": variant.settings.replay_share if variant else None,
+        "kl_weight": variant.settings.kl_weight if variant else None,
         "train": trained.summary if trained else None,
         "learning": scored.summary["learning"],
         "retention": scored.summary["retention"],

@@ -23,7 +23,18 @@ def _as_task(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 def study_flow(study: str) -> Path:
     """Run a study, given as YAML text; returns the report page."""
     logger = logging.getLogger("active_reading")
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler(sys.stdout))
-        logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO)
+    if any(type(handler) is logging.StreamHandler for handler in logger.handlers):
+        return _run(study)  # from the command line, which speaks for itself
+    logger.addHandler(logging.StreamHandler(sys.stdout))
+    try:
+        page = _run(study)
+    except Exception as error:
+        logger.error("run failed: %s", " ".join(str(error).split()))
+        raise
+    logger.info("run completed: %s", page)
+    return page
+
+
+def _run(study: str) -> Path:
     return run_stages(Study.model_validate(yaml.safe_load(study)), "report", _as_task)

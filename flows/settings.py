@@ -58,6 +58,8 @@ def load_study(target: str, overrides: list[str]) -> Study:
     `overrides` are `section.key=value`, the value in YAML. Raises ValueError, in one line, for anything
     that is wrong.
     """
+    if not target.strip():
+        raise ValueError("the path of the study or folder is empty")
     path = Path(target).expanduser()
     values = _read_yaml(path) if path.suffix in (".yaml", ".yml") else _study_of_folder(path)
     for override in overrides:
@@ -96,6 +98,7 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
 
     resolve(values, "output")
     resolve(values.get("corpus"), "path")
+    resolve(values.get("train"), "background")
     resolve(values.get("evaluate"), "questions")
     if (base / Path(str(values.get("model"))).expanduser()).is_dir():
         resolve(values, "model")

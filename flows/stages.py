@@ -20,16 +20,17 @@ from active_reading.flows.progress import Progress
 from active_reading.flows.settings import Study
 from active_reading.flows.steps import Step, file_hash, run_step
 from active_reading.prompts.render import Template, load_template
+from active_reading.train.sweep import Variant, variants
 
 logger = logging.getLogger(__name__)
 VERSIONS = {
     "ingest": 1,
     "chunk": 1,
-    "generate": 1,
-    "filter": 1,
+    "generate": 2,
+    "filter": 2,
     "dedupe": 1,
     "export": 1,
-    "train": 1,
+    "train": 2,
     "evaluate": 1,
 }
 
@@ -160,24 +161,30 @@ def export(study: Study, documents: Step, chunks: Step, generations: Step, filte
     return _step(study, "export", study.export.model_dump(), inputs, build)
 
 
-def train(study: Study, dataset: Step, data: str, method: Any) -> Step:
-    """Train the study's model with one method on the naive or the augmented data."""
+def train(study: Study, dataset: Step, data: str, variant: Variant) -> Step:
+    """Train the study's model with one method and setting on the naive or the augmented data."""
     model = resolve_model(study.model)
     part = {"naive": "chunks", "augmented": "text"}[data]
+    name = f"{data}-{variant.method}{variant.label}"
 
     def build(folder: Path) -> dict[str, Any]:
         from active_reading.train.trainer import train_model
 
-        texts = pl.read_parquet(dataset.folder / "data" / part / "*.parquet")["text"].to_list()
-        with Progress(f"train {data}-{method}") as progress:
-            return train_model(texts, str(model.folder), method, study.train, folder, progress)
+        rows = pl.read_parquet(dataset.folder / "data" / part / "*.parquet")
+        texts, chunks = rows["text"].to_list(), rows["chunk_id"].to_list()
+        with Progress(f"train {name}") as progress:
+            return train_model(texts, str(model.folder), method, chosen, folder, progress, groups=chunks)
 
-    settings = study.train.model_dump(exclude={"methods", "data", "learning_rates", "lora", "memory"})
-    settings |= {"method": method, "data": data, "learning_rate": getattr(study.train.learning_rates, method)}
+    chosen, method = variant.settings, variant.method
+    apart = {"methods", "data", "learning_rates", "lora", "memory", "background", "checkpoint_steps", "sweep"}
+    settings = chosen.model_dump(exclude=apart)
+    settings |= {"method": method, "data": data, "learning_rate": getattr(chosen.learning_rates, method)}
     if method != "full":
-        settings[method] = getattr(study.train, method).model_dump()
+        settings[method] = getattr(chosen, method).model_dump()
     inputs = {"dataset": dataset.digest, "model": model.revision}
-    return _step(study, "train", settings, inputs, build, label=f"train-{data}-{method}")
+    if chosen.background:
+        inputs["background"] = file_hash(Path(chosen.background))
+    return _step(study, "train", settings, inputs, build, label=f"train-{name}", resumable=True)
 
 
 def evaluate(study: Study, trained: Step | None, name: str = "base") -> Step:
@@ -229,12 +236,16 @@ def check_study(study: Study) -> ResolvedModel:
         from active_reading.eval.questions import read_questions
 
         read_questions(Path(study.evaluate.questions))
+    if study.train.background:
+        from active_reading.train.generic_text import read_background
+
+        read_background(study.train.background)
     model = resolve_model(study.model)
     depth = model.num_layers()
-    if "memory" in study.train.methods and depth and max(study.train.memory.layers) >= depth:
-        raise ValueError(
-            f"train.memory.layers={study.train.memory.layers}: {model.name} has only layers 0 to {depth - 1}"
-        )
+    for variant in variants(study.train):
+        layers = variant.settings.memory.layers
+        if variant.method == "memory" and depth and max(layers) >= depth:
+            raise ValueError(f"train.memory.layers={layers}: {model.name} has only layers 0 to {depth - 1}")
     return model
 
 
@@ -258,6 +269,12 @@ def _together(first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:
 
 
 def _step(
-    study: Study, name: str, config: dict[str, Any], inputs: dict[str, str], build: Any, label: str = ""
+    study: Study,
+    name: str,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    build: Any,
+    label: str = "",
+    resumable: bool = False,
 ) -> Step:
-    return run_step(study.root, label or name, VERSIONS[name], config, inputs, build)
+    return run_step(study.root, label or name, VERSIONS[name], config, inputs, build, resumable)

@@ -43,11 +43,13 @@ def run_step(
     config: dict[str, Any],
     inputs: dict[str, str],
     build: Callable[[Path], dict[str, Any] | None],
+    resumable: bool = False,
 ) -> Step:
     """Return the finished step, building it when needed.
 
-    `inputs` are content hashes. `build` fills the folder and returns a summary for the manifest. Two
-    processes that want the same step take turns: the second finds it finished.
+    `inputs` are content hashes. `build` fills the folder and returns a summary for the manifest; when it is
+    `resumable` it finds what an interrupted build left there. Two processes that want the same step take
+    turns: the second finds it finished.
     """
     folder = root / f"{name}-{content_hash(name, version, config, inputs, size=6)}"
     if step := read_step(folder):
@@ -58,10 +60,10 @@ def run_step(
     with _lock(locks / f"{folder.name}.lock", name):
         if step := read_step(folder):
             return step
-        if folder.exists():
+        if folder.exists() and not (resumable and not (folder / MANIFEST).exists()):
             logger.info("%s: an unfinished or damaged result is made again", name)
             shutil.rmtree(folder)
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         logger.info("%s: started", name)
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         began = time.monotonic()

@@ -19,6 +19,8 @@ import yaml
 
 FOLDER = Path(__file__).parent / "templates"
 VARIABLES = {"text", "title", "strategy", "num_items"}
+# Every template must render these.
+SAMPLE = {"text": "A text.", "title": "A title", "strategy": "A strategy", "num_items": 2}
 Answer = Literal["text", "questions", "strategies"]
 _FRONT_MATTER = re.compile(r"\s*^---[ \t]*\n(?P<fields>.*?)^---[ \t]*\n(?P<body>.*)", re.DOTALL | re.MULTILINE)
 _ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -87,6 +89,8 @@ def load_template(name: str) -> Template:
     """
     path = Path(name) if name.endswith(".j2") else FOLDER / f"{name}.j2"
     if not path.is_file():
+        if name.endswith(".j2"):
+            raise ValueError(f"template file {path} does not exist")
         raise ValueError(
             f"unknown template '{name}': use one of {', '.join(available_templates())} or a path to a .j2 file"
         )
@@ -103,8 +107,10 @@ def load_template(name: str) -> Template:
         raise ValueError(f"{path}:{line}: {error.message}") from error
     if unknown:
         raise ValueError(f"{path}: undefined variable '{min(unknown)}' (available: {', '.join(sorted(VARIABLES))})")
-    for example in template.examples:
-        template._render(example)
+    if "text" not in template.variables:
+        raise ValueError(f"{path}: never uses 'text', so that it would ask the same of every chunk")
+    for values in (*template.examples, SAMPLE):
+        template._render(values)
     return template
 
 

@@ -1,44 +1,70 @@
 """The memory adapter: memories beside the MLPs of a Hugging Face decoder, saved as a small folder.
 
 `attach_memory` adds them (the model's output is unchanged, bit for bit, while the values are zero),
-`save_memory` and `load_memory` write and read `memory_config.json` and `memory.safetensors`.
+`memory_files` says what is saved of it (only rows that are not zero), `load_memory` reads it.
 """
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from active_reading.train.memory import ProductKeyMemory
+from active_reading.train.adapter_files import KEY_TENSORS, AdapterFiles, read_adapter
+from active_reading.train.identity import weights_hash
+from active_reading.train.memory import ProductKeyMemory, ValueTable
 from active_reading.train.settings import MemorySettings
+from active_reading.train.slots import Background
 
-CONFIG_NAME = "memory_config.json"
-WEIGHTS_NAME = "memory.safetensors"
+STORED = torch.bfloat16  # values are rounded to it when training ends, so that saving loses nothing
 
 
-def attach_memory(model: Any, settings: MemorySettings) -> dict[int, ProductKeyMemory]:
-    """Add memories to `model` in place; returns them by layer.
+@dataclass
+class MemoryAdapter:
+    """What `attach_memory` added to a model."""
 
-    Raises ValueError for a layer that the model does not have, and a model without a recognised MLP.
+    settings: MemorySettings
+    memories: dict[int, ProductKeyMemory]  # by layer
+    tables: dict[str, ValueTable]  # by name: the layer, or "shared"
+    backgrounds: dict[str, Background]  # by table
+
+    def names(self) -> dict[int, str]:
+        """The table that each layer reads."""
+        return {layer: _table_name(layer, self.settings) for layer in self.memories}
+
+
+def attach_memory(model: Any, settings: MemorySettings) -> MemoryAdapter:
+    """Add memories to `model` in place, kept as `model.memory_adapter`.
+
+    Their keys are zero: `background.prepare_memory` or a saved adapter gives them theirs.
+
+    Raises ValueError for a layer that the model does not have, a model without a recognised MLP, and one
+    that has memories already.
     """
+    if hasattr(model, "memories"):
+        raise ValueError(f"this {type(model).__name__} has memories already")
     mlps = find_mlps(model)
     if bad := [layer for layer in settings.layers if not 0 <= layer < len(mlps)]:
         raise ValueError(f"train.memory.layers has {bad[0]}, and the model has layers 0 to {len(mlps) - 1}")
     width = model.config.get_text_config().hidden_size
     key_width = settings.key_width or max(1, width // (2 * settings.num_heads))
+    names = {layer: _table_name(layer, settings) for layer in settings.layers}
+    tables = {name: ValueTable(settings.num_keys**2, width) for name in dict.fromkeys(names.values())}
     memories = {
-        layer: ProductKeyMemory(width, settings.num_keys, settings.num_heads, settings.top_k, key_width)
-        for layer in settings.layers
+        layer: ProductKeyMemory(tables[name], settings.num_keys, settings.num_heads, settings.top_k, key_width)
+        for layer, name in names.items()
     }
     device = next(model.parameters()).device
     model.memories = nn.ModuleDict({str(layer): memory.to(device) for layer, memory in memories.items()})
     model.register_forward_pre_hook(_pass_mask, with_kwargs=True)
     for layer, memory in memories.items():
         mlps[layer].register_forward_hook(_add_beside(memory))
-    return memories
+    backgrounds = {name: Background(torch.zeros(settings.num_keys**2), 0) for name in tables}
+    model.memory_adapter = MemoryAdapter(settings, memories, tables, backgrounds)
+    return model.memory_adapter
 
 
 def find_mlps(model: Any) -> list[nn.Module]:
@@ -55,35 +81,76 @@ def find_mlps(model: Any) -> list[nn.Module]:
     raise ValueError(f"{type(model).__name__} has no decoder layers with an 'mlp': memory cannot be added")
 
 
-def save_memory(
-    model: Any, folder: Path, base_model: str, settings: MemorySettings, counts: dict[int, Tensor]
-) -> None:
-    """Write the adapter; `counts` are the background counts (N,) of each layer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.memories.state_dict().items()}
-    tensors |= {f"{layer}.background_counts": count.cpu().contiguous() for layer, count in counts.items()}
-    save_file(tensors, folder / WEIGHTS_NAME)
-    config = {"base_model": base_model, "memory": settings.model_dump()}
-    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+@contextmanager
+def memory_disabled(model: Any) -> Iterator[None]:
+    """Within it, `model` is its untouched base."""
+    memories = list(model.memories.values())
+    try:
+        for memory in memories:
+            memory.enabled = False
+        yield
+    finally:
+        for memory in memories:
+            memory.enabled = True
 
 
-def load_memory(model: Any, folder: Path) -> None:
-    """Attach the memories saved in `folder` to the base model they were trained on."""
-    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    attach_memory(model, MemorySettings(**config["memory"]))
-    tensors = load_file(folder / WEIGHTS_NAME)
-    state = {name: tensor for name, tensor in tensors.items() if not name.endswith("background_counts")}
-    model.memories.load_state_dict(state)
+def memory_files(model: Any, base_model: str) -> AdapterFiles:
+    """The model's adapter as it is saved; `base_model` is where `load.load_model` finds the base again."""
+    adapter: MemoryAdapter = model.memory_adapter
+    tensors: dict[str, Tensor] = {}
+    for layer, memory in adapter.memories.items():
+        tensors |= {f"{layer}.{name}": getattr(memory, name).cpu() for name in KEY_TENSORS}
+    for name, table in adapter.tables.items():
+        rows = table.values.any(1).nonzero().flatten()
+        tensors |= {f"{name}.rows": rows.cpu(), f"{name}.values": table.values.detach()[rows].to("cpu", STORED)}
+        tensors[f"{name}.background_counts"] = adapter.backgrounds[name].counts.clone()
+    config = {
+        "base_model": base_model,
+        "base_hash": weights_hash(model),
+        "background_batches": {name: background.num_batches for name, background in adapter.backgrounds.items()},
+        "memory": adapter.settings.model_dump(),
+    }
+    return AdapterFiles(config, tensors)
+
+
+def load_memory(model: Any, folder: Path) -> MemoryAdapter:
+    """Attach the memories saved in `folder` to the base model they were trained on.
+
+    Raises ValueError for another base, and for files that are missing or damaged.
+    """
+    files = read_adapter(folder)
+    if files.config["base_hash"] != weights_hash(model):
+        raise ValueError(
+            f"{folder} was trained on {files.config['base_model']}, "
+            f"and the weights of this {type(model).__name__} are others"
+        )
+    adapter = attach_memory(model, MemorySettings(**files.config["memory"]))
+    with torch.no_grad():
+        for layer, memory in adapter.memories.items():
+            for name in KEY_TENSORS:
+                getattr(memory, name).copy_(files.tensors[f"{layer}.{name}"])
+        for name, table in adapter.tables.items():
+            table.values[files.tensors[f"{name}.rows"]] = files.tensors[f"{name}.values"].to(table.values)
+            counts, batches = files.tensors[f"{name}.background_counts"], files.config["background_batches"][name]
+            adapter.backgrounds[name] = Background(counts, batches)
+    return adapter
+
+
+def _table_name(layer: int, settings: MemorySettings) -> str:
+    return "shared" if settings.shared_values else str(layer)
 
 
 def _add_beside(memory: ProductKeyMemory) -> Any:
     def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + memory(args[0])
+        return output + memory(args[0]) if memory.enabled else output
 
     return hook
 
 
-def _pass_mask(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    mask = kwargs.get("attention_mask")
+@torch.compiler.disable
+def _pass_mask(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Tell the memories which tokens count: `memory_mask` (B, T) where it is given, else the attention mask."""
+    mask = kwargs.pop("memory_mask", kwargs.get("attention_mask"))
     for memory in model.memories.values():
         memory.token_mask = mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
+    return args, kwargs

@@ -1,19 +1,34 @@
 """Batches: texts -> padded batches of one text per sequence, up to an exact token budget.
 
 Texts repeat, reshuffled every epoch, until the budget is spent; the last text is cut to meet it. A batch
-holds `batch_tokens` tokens of texts of like length, so that little is padding. All methods that train on
-the same texts see the same batches.
+holds `batch_tokens` tokens of texts of like length, so that little is padding, or of texts of one group.
+Replay (generic text among the new) comes on top of the budget. All methods that train on the same texts
+see the same batches.
 """
 
 import random
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 IGNORED = -100  # label that the loss leaves out
 Sequence = list[int]
+
+
+@dataclass
+class Batch:
+    """The sequences of one step: new ones, and replay of generic text."""
+
+    new: list[Sequence]
+    replay: list[Sequence] = field(default_factory=list)
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens that the loss is the mean over."""
+        return sum(len(sequence) - 1 for sequence in self.new + self.replay)
 
 
 def tokenize(texts: list[str], tokenizer: Any, max_length: int) -> list[Sequence]:
@@ -29,35 +44,110 @@ def tokenize(texts: list[str], tokenizer: Any, max_length: int) -> list[Sequence
     return sequences
 
 
-def plan_batches(sequences: list[Sequence], num_tokens: int, batch_tokens: int, seed: int) -> list[list[Sequence]]:
-    """Batches that hold `num_tokens` tokens in all (one fewer where texts of two tokens leave no choice)."""
+def plan_batches(
+    sequences: list[Sequence], num_tokens: int, batch_tokens: int, seed: int, groups: list[str] | None = None
+) -> list[list[Sequence]]:
+    """Batches that hold `num_tokens` tokens in all (one fewer where texts of two tokens leave no choice).
+
+    With `groups` (one name per sequence) a batch has texts of one group alone.
+    """
     chooser = random.Random(seed)
-    chosen: list[Sequence] = []
-    left = num_tokens
-    for sequence in _epochs(sequences, chooser):
-        if left < 2:
-            break
-        # The last text needs two tokens, one to predict the other: the text before it may have to give one.
-        chosen.append(sequence[: left - 2 if len(sequence) == left - 1 > 2 else left])
-        left -= len(chosen[-1])
+    if groups is not None:
+        return list(_group_batches(sequences, groups, num_tokens, batch_tokens, chooser))
+    chosen = list(_up_to(_epochs(sequences, chooser), num_tokens))
     batches: list[list[Sequence]] = []
     # Texts of like length go together within a window of ten batches; the order in time stays random.
     for window in _groups(chosen, 10 * batch_tokens):
-        groups = list(_groups(sorted(window, key=len), batch_tokens))
-        chooser.shuffle(groups)
-        batches += groups
+        parts = list(_groups(sorted(window, key=len), batch_tokens))
+        chooser.shuffle(parts)
+        batches += parts
     return batches
 
 
-def collate(sequences: list[Sequence], pad_token_id: int) -> dict[str, Tensor]:
-    """`input_ids`, `attention_mask`, `labels`, each (B, T), padded on the right."""
-    width = max(len(sequence) for sequence in sequences)
-    ids = torch.full((len(sequences), width), pad_token_id)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence)
-        mask[row, : len(sequence)] = 1
-    return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, IGNORED)}
+def mixed_batches(sequences: list[Sequence], batch_tokens: int, seed: int) -> list[list[Sequence]]:
+    """Every sequence once, in batches of all lengths and kinds of text."""
+    order = list(sequences)
+    random.Random(seed).shuffle(order)
+    return list(_groups(order, batch_tokens))
+
+
+def add_replay(batches: list[list[Sequence]], replay: list[Sequence], share: float, seed: int) -> list[Batch]:
+    """Add replay until it is `share` of all tokens, spread evenly; pieces no longer than their batch is wide."""
+    chooser = random.Random(seed)
+    source = _epochs(replay, chooser) if share else iter(())
+    mixed, owed = [], 0.0
+    for sequences in batches:
+        batch = Batch(sequences)
+        owed += share / (1 - share) * sum(map(len, sequences))
+        width = max(2, *map(len, sequences))
+        while owed >= width:
+            text = next(source)
+            start = chooser.randrange(max(1, len(text) - width + 1))
+            batch.replay.append(text[start : start + width])
+            owed -= len(batch.replay[-1])
+        mixed.append(batch)
+    return mixed
+
+
+def collate(batch: Batch, pad_token_id: int, rank: int = 0, num_ranks: int = 1) -> dict[str, Any]:
+    """What one of `num_ranks` processes computes of a batch.
+
+    `input_ids`, `attention_mask`, `labels`, `memory_mask` (1 on tokens that choose slots: the new ones), each
+    (B, T), padded on the right; and `num_targets` of the whole batch, an int.
+    """
+    rows = [(ids, 1) for ids in batch.new] + [(ids, 0) for ids in batch.replay]
+    rows = rows[rank::num_ranks] or [([pad_token_id, pad_token_id], 0)]  # a rank without work still takes part
+    width = max(len(ids) for ids, _ in rows)
+    input_ids = torch.full((len(rows), width), pad_token_id)
+    mask, memory_mask = torch.zeros_like(input_ids), torch.zeros_like(input_ids)
+    for row, (ids, is_new) in enumerate(rows):
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        mask[row, : len(ids)] = 1
+        memory_mask[row, : len(ids)] = is_new
+    labels = input_ids.masked_fill(mask == 0, IGNORED)
+    if rank >= len(batch.new) + len(batch.replay):
+        labels[:] = IGNORED
+    return {
+        "input_ids": input_ids,
+        "attention_mask": mask,
+        "labels": labels,
+        "memory_mask": memory_mask,
+        "num_targets": batch.num_targets,
+    }
+
+
+def _up_to(sequences: Iterator[Sequence], num_tokens: int) -> Iterator[Sequence]:
+    left = num_tokens
+    for sequence in sequences:
+        # The last text needs two tokens, one to predict the other: the text before it may have to give one.
+        part = sequence[: left - 2 if len(sequence) == left - 1 > 2 else left]
+        yield part
+        left -= len(part)
+        if left < 2:  # asked here, and not above: a text that is taken from an iterator would be lost to it
+            return
+
+
+def _group_batches(
+    sequences: list[Sequence], groups: list[str], num_tokens: int, batch_tokens: int, chooser: random.Random
+) -> Iterator[list[Sequence]]:
+    members: dict[str, list[Sequence]] = defaultdict(list)
+    for sequence, group in zip(sequences, groups, strict=True):
+        members[group].append(sequence)
+    sources = {group: _epochs(texts, chooser) for group, texts in members.items()}
+    order, left = [group for group in sorted(members) if sum(map(len, members[group])) > 1], num_tokens
+    if not order:
+        raise ValueError("no chunk has a text of two tokens or more")
+    while left >= 2:
+        chooser.shuffle(order)
+        for group in order:
+            size = min(left, batch_tokens, sum(map(len, members[group])))
+            if left - size == 1 and size > 2:
+                size -= 1  # a lone token could not be spent
+            if size < 2:
+                break
+            batch = list(_up_to(sources[group], size))
+            left -= sum(map(len, batch))
+            yield batch
 
 
 def _epochs(sequences: list[Sequence], chooser: random.Random) -> Iterator[Sequence]:

@@ -26,16 +26,26 @@ def set_codebooks(memory: ProductKeyMemory, hidden: Tensor, seed: int) -> None:
             f"{len(hidden)} background tokens cannot give {memory.num_keys} keys: "
             "lower train.memory.num_keys or give more background text"
         )
-    generator = torch.Generator().manual_seed(seed)
-    hidden = hidden.float().cpu()
-    memory.query_mean.copy_(hidden.mean(0))
-    memory.query_weight.copy_(_whitening(hidden - hidden.mean(0)) @ _rotation(memory, generator))
-    queries = memory.queries(hidden.to(memory.query_mean.device)).cpu().numpy()
+    queries = _set_queries(memory, hidden.float().cpu(), seed).cpu().numpy()
     for head in range(memory.num_heads):
         for half in range(2):
             fitted = KMeans(memory.num_keys, n_init=1, max_iter=15, random_state=seed).fit(queries[:, head, half])
             centers = fitted.cluster_centers_.astype(np.float32)
             memory.keys[head, half].copy_(torch.from_numpy(centers))
+
+
+def random_codebooks(memory: ProductKeyMemory, hidden: Tensor, seed: int) -> None:
+    """Set the queries from hidden states (M, D), and keys at random: the baseline that leaves hub slots."""
+    _set_queries(memory, hidden.float().cpu(), seed)
+    memory.keys.copy_(torch.randn(memory.keys.shape, generator=torch.Generator().manual_seed(seed + 1)))
+
+
+def _set_queries(memory: ProductKeyMemory, hidden: Tensor, seed: int) -> Tensor:
+    """Whiten and rotate; returns the queries (M, H, 2, d)."""
+    rotation = _rotation(memory, torch.Generator().manual_seed(seed))
+    memory.query_mean.copy_(hidden.mean(0))
+    memory.query_weight.copy_(_whitening(hidden - hidden.mean(0)) @ rotation)
+    return memory.queries(hidden.to(memory.query_mean.device))
 
 
 def _whitening(centred: Tensor) -> Tensor:

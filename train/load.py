@@ -7,7 +7,19 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from active_reading.train.adapter import CONFIG_NAME, load_memory
+from active_reading.train.adapter import load_memory
+from active_reading.train.adapter_files import CONFIG_NAME
+
+LORA_CONFIG_NAME = "adapter_config.json"
+
+
+def base_of(model: str | Path) -> str | Path:
+    """The untouched model behind an adapter folder; any other model is its own base."""
+    folder = Path(model)
+    for name, key in ((CONFIG_NAME, "base_model"), (LORA_CONFIG_NAME, "base_model_name_or_path")):
+        if (folder / name).is_file():
+            return str(json.loads((folder / name).read_text(encoding="utf-8"))[key])
+    return model
 
 
 def load_tokenizer(model: str | Path) -> Any:
@@ -22,13 +34,11 @@ def load_model(model: str | Path, dtype: torch.dtype = torch.float32) -> Any:
     """A model from a folder or Hugging Face id; an adapter folder loads on top of the base it names."""
     folder = Path(model)
     if (folder / CONFIG_NAME).is_file():
-        base = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))["base_model"]
-        loaded = load_model(base, dtype)
+        loaded = load_model(base_of(folder), dtype)
         load_memory(loaded, folder)
         return loaded
-    if (folder / "adapter_config.json").is_file():
+    if (folder / LORA_CONFIG_NAME).is_file():
         from peft import PeftModel
 
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        return PeftModel.from_pretrained(load_model(base, dtype), folder)
+        return PeftModel.from_pretrained(load_model(base_of(folder), dtype), folder)
     return AutoModelForCausalLM.from_pretrained(model, dtype=dtype)

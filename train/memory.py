@@ -5,8 +5,8 @@ d key width of one half, M = B * T positions.
 After Berges et al. 2024 (arXiv 2412.09764) and Lample et al. 2019 (arXiv 1907.05242). Differences: keys and
 queries are fixed and come from data (see `codebooks`); the values start at zero and are all that learns;
 the read is added beside the MLP, without a gate.
-The backward pass never builds a gradient of the whole table: it keeps what is needed to compute the
-gradient of the few rows that will move (`row_gradients`).
+Autograd never sees the table: the backward pass keeps what is needed to compute the gradient of the few
+rows that will move (`ValueTable.row_gradients`), so a step costs the same at a million slots.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,52 @@ class Read:
     slots: Tensor  # (M, H*K) int64
     weights: Tensor  # (M, H*K)
     output_gradient: Tensor  # (M, D)
-    mask: Tensor | None  # (M,) bool, False on padding
+    counted: Tensor | None  # (M,) bool, False where reads do not count (padding, replay); None: all count
+
+
+class ValueTable(nn.Module):
+    """The value rows (N, D) that one memory reads, or several in different layers.
+
+    `learning` says whether backward passes leave their reads in `reads`. The values are no autograd leaf:
+    `SparseRowOptimizer` moves them.
+    """
+
+    def __init__(self, num_slots: int, width: int) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.zeros(num_slots, width), requires_grad=False)
+        self.learning = True
+        self.reads: list[Read] = []  # one per memory and backward pass since the last step
+
+    @property
+    def num_slots(self) -> int:
+        return self.values.shape[0]
+
+    def access_counts(self) -> tuple[Tensor, Tensor]:
+        """Slots that counted tokens read since the last step, ascending (U,), and how often each (U,)."""
+        slots = [read.slots if read.counted is None else read.slots[read.counted] for read in self.reads]
+        found = torch.cat([part.flatten() for part in slots]) if slots else self.values.new_zeros(0).long()
+        return found.unique(return_counts=True)
+
+    def row_gradients(self, rows: Tensor) -> Tensor:
+        """(t, D) exact loss gradients of the value rows `rows` (t,), summed over the reads."""
+        order = rows.argsort()
+        ordered = rows[order]
+        total = torch.zeros(len(rows), self.values.shape[1], device=rows.device)
+        for read in self.reads:
+            place = torch.searchsorted(ordered, read.slots).clamp_max(len(rows) - 1)
+            token, column = (ordered[place] == read.slots).nonzero(as_tuple=True)
+            target = order[place[token, column]]
+            by_target = target.argsort(stable=True)
+            token, column = token[by_target], column[by_target]
+            lengths = torch.bincount(target, minlength=len(rows))
+            total += F.embedding_bag(
+                token,
+                read.output_gradient.float(),
+                lengths.cumsum(0) - lengths,
+                mode="sum",
+                per_sample_weights=read.weights[token, column].float(),
+            )
+        return total
 
 
 class ProductKeyMemory(nn.Module):
@@ -33,27 +78,30 @@ class ProductKeyMemory(nn.Module):
     query_weight: Tensor
     keys: Tensor
 
-    def __init__(self, width: int, num_keys: int, num_heads: int, top_k: int, key_width: int) -> None:
+    def __init__(self, table: ValueTable, num_keys: int, num_heads: int, top_k: int, key_width: int) -> None:
         super().__init__()
         if top_k > num_keys:
             raise ValueError(f"memory.top_k={top_k} must not exceed memory.num_keys={num_keys}")
+        if table.num_slots != num_keys**2:
+            raise ValueError(f"{num_keys} keys per half address {num_keys**2} slots, not {table.num_slots}")
+        width = table.values.shape[1]
         self.num_keys, self.num_heads, self.top_k, self.key_width = num_keys, num_heads, top_k, key_width
         self.register_buffer("query_mean", torch.zeros(width))
         self.register_buffer("query_weight", torch.zeros(width, num_heads * 2 * key_width))
         self.register_buffer("keys", torch.zeros(num_heads, 2, num_keys, key_width))
-        self.values = nn.Parameter(torch.zeros(num_keys * num_keys, width))
-        self.token_mask: Tensor | None = None  # (B, T_total), set before each forward pass of the model
-        self.reads: list[Read] = []  # one per backward pass since the last step
+        self.table = table
+        self.enabled = True
+        self.token_mask: Tensor | None = None  # (B, T_total), tokens that count; set before each forward pass
 
-    @property
-    def num_slots(self) -> int:
-        return self.num_keys * self.num_keys
-
+    @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         with torch.autocast(x.device.type, enabled=False):
             slots, weights = self.lookup(flat.float())
-            read = _ReadValues.apply(self.values, weights, slots, self)
+            # Something must ask for a gradient, or nothing below would run in the backward pass.
+            anchor = flat.new_zeros((), requires_grad=self.table.learning)
+            counted = self.flat_mask(x.shape[1])
+            read = _ReadValues.apply(anchor, weights.to(self.table.values.dtype), slots, counted, self.table)
         return read.to(x.dtype).view_as(x)
 
     def queries(self, x: Tensor) -> Tensor:
@@ -77,60 +125,42 @@ class ProductKeyMemory(nn.Module):
         weights = torch.softmax(top / self.key_width**0.5, dim=-1)
         return (rows * self.num_keys + columns).flatten(1), weights.flatten(1)
 
-    def access_counts(self) -> Tensor:
-        """(N,) how often each slot was read by real tokens since the last step."""
-        counts = torch.zeros(self.num_slots, device=self.values.device)
-        for read in self.reads:
-            slots = read.slots if read.mask is None else read.slots[read.mask]
-            counts += torch.bincount(slots.flatten(), minlength=self.num_slots)
-        return counts
-
-    def row_gradients(self, rows: Tensor) -> Tensor:
-        """(t, D) exact loss gradients of the value rows `rows` (t,), summed over the reads."""
-        position = torch.full((self.num_slots,), -1, dtype=torch.long, device=rows.device)
-        position[rows] = torch.arange(len(rows), device=rows.device)
-        total = torch.zeros(len(rows), self.values.shape[1], device=rows.device)
-        for read in self.reads:
-            targets = position[read.slots]  # (M, H*K)
-            token, place = (targets >= 0).nonzero(as_tuple=True)
-            order = targets[token, place].argsort(stable=True)
-            token, place = token[order], place[order]
-            lengths = torch.bincount(targets[token, place], minlength=len(rows))
-            offsets = lengths.cumsum(0) - lengths
-            total += F.embedding_bag(
-                token,
-                read.output_gradient.float(),
-                offsets,
-                mode="sum",
-                per_sample_weights=read.weights[token, place].float(),
-            )
-        return total
-
     def flat_mask(self, num_tokens: int) -> Tensor | None:
-        """(M,) padding mask of the current forward pass, or None when nothing is padded."""
+        """(M,) which tokens of the current forward pass count, or None when all do."""
         if self.token_mask is None:
             return None
         return self.token_mask[:, -num_tokens:].reshape(-1).bool()
 
 
 class _ReadValues(torch.autograd.Function):
-    """Weighted sum of value rows; the table's gradient is deferred to `row_gradients`."""
+    """Weighted sum of value rows; the table's gradient is deferred to `ValueTable.row_gradients`."""
 
     @staticmethod
-    def forward(ctx, values: Tensor, weights: Tensor, slots: Tensor, memory: ProductKeyMemory) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, anchor: Tensor, weights: Tensor, slots: Tensor, counted: Tensor | None, table: ValueTable
+    ) -> Tensor:
         ctx.save_for_backward(weights, slots)
-        ctx.memory = memory
-        batch = 1 if memory.token_mask is None else memory.token_mask.shape[0]
-        ctx.mask = memory.flat_mask(slots.shape[0] // batch)
-        return F.embedding_bag(slots, values, mode="sum", per_sample_weights=weights)
+        ctx.counted, ctx.table = counted, table
+        return F.embedding_bag(slots, table.values, mode="sum", per_sample_weights=weights)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
         weights, slots = ctx.saved_tensors
-        memory = ctx.memory
-        memory.reads.append(Read(slots, weights, gradient, ctx.mask))
+        table: ValueTable = ctx.table
+        if table.learning:
+            table.reads.append(Read(slots, weights, gradient, ctx.counted))
         weight_gradient = None
         if ctx.needs_input_grad[1]:
-            rows = F.embedding(slots, memory.values.detach())  # (M, H*K, D)
-            weight_gradient = torch.einsum("msd,md->ms", rows, gradient)
-        return None, weight_gradient, None, None
+            weight_gradient = _weight_gradient(gradient, table.values, slots)
+        return None, weight_gradient, None, None, None
+
+
+def _weight_gradient(gradient: Tensor, values: Tensor, slots: Tensor) -> Tensor:
+    """(M, H*K) product of each output gradient with the rows it read, without gathering (M, H*K, D) rows."""
+    positions, reads = slots.shape
+    offsets = torch.arange(0, positions * reads, reads, device=slots.device)
+    bags = torch.arange(positions, device=slots.device).repeat_interleave(reads)
+    flat = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        gradient.contiguous(), values, slots.flatten(), offsets, bags, 0
+    )
+    return flat.view(positions, reads)

@@ -1,10 +1,11 @@
 """Settings of training: no torch here, so that a configuration is checked at once."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 Method = Literal["full", "lora", "memory"]
+SlotScore = Literal["tf_idf", "kl", "tf", "all", "random"]
 
 
 class MemorySettings(BaseModel):
@@ -17,7 +18,12 @@ class MemorySettings(BaseModel):
     num_heads: int = Field(4, ge=1)
     top_k: int = Field(16, ge=1, description="slots that each head reads per token")
     key_width: int | None = Field(None, ge=1, description="width of one half-key; none: as the model allows")
-    top_t: int = Field(2000, ge=1, description="value rows per memory that may move in one step")
+    shared_values: bool = Field(False, description="one table of values that all layers read")
+    codebooks: Literal["kmeans", "random"] = Field("kmeans", description="keys from data, or at random")
+    slot_score: SlotScore = Field("tf_idf", description="which of the rows that a batch reads may move")
+    top_t: int = Field(2000, ge=1, description="value rows per table that may move in one step")
+    norm: Literal["row", "table"] = Field("row", description="whose gradients' RMS a row's step is divided by")
+    protect_learned: bool = Field(True, description="count what was learned as background for what comes later")
     background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all that ship")
 
     @model_validator(mode="after")
@@ -59,8 +65,30 @@ class TrainSettings(BaseModel):
     batch_tokens: int = Field(1024, ge=16, description="tokens per step")
     max_length: int = Field(512, ge=16, description="longer texts are cut")
     seed: int = 0
+    group_by: Literal["length", "chunk"] = Field(
+        "length", description="texts of one step: of like length, or of one chunk"
+    )
+    replay_share: float = Field(0, ge=0, lt=1, description="share of generic text among all tokens")
+    kl_weight: float = Field(0, ge=0, description="weight of KL(base || model) in the objective")
+    background: str | None = Field(
+        None, description="JSONL of generic texts (`text`) for keys, counts and replay; none: those that ship"
+    )
+    checkpoint_steps: int = Field(200, ge=0, description="steps between checkpoints to resume from; 0: none")
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field(
+        "linear", description="course of the learning rate after the warm-up"
+    )
     warmup_share: float = Field(0.1, ge=0, le=1, description="share of the steps with a rising learning rate")
     weight_decay: float = Field(0.1, ge=0, description="AdamW, for full finetuning and LoRA")
     learning_rates: LearningRates = LearningRates()
     lora: LoraSettings = LoraSettings()
     memory: MemorySettings = MemorySettings()
+    sweep: dict[str, list[Any]] = Field(
+        {}, description="lists of values for settings of this section, such as seed or learning_rates.memory"
+    )
+
+    @model_validator(mode="after")
+    def _check_once(self) -> Self:
+        for name in ("methods", "data"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)} names one twice")
+        return self

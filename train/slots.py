@@ -1,33 +1,81 @@
-"""Which slots may learn: background counts and the TF-IDF ranking of Lin et al. 2025 (arXiv 2510.15103).
+"""Which slots may learn in a step: how often generic text reads a slot, and how slots are ranked.
 
-A slot scores `c(i) / sum(c) * log((B + 1) / (df(i) + 1))`: c is how often this step's batch reads it, df in
-how many of B batches of generic text it is read. Slots that ordinary language uses stay as they are.
+U slots that the step's batch reads; c(i) how often it reads slot i; B batches of generic text, of which
+df(i) read slot i. Slots that ordinary language uses stay as they are.
 """
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from active_reading.train.memory import ProductKeyMemory
+from active_reading.train.settings import SlotScore
 
 
-def tf_idf(counts: Tensor, background_counts: Tensor, num_background_batches: int) -> Tensor:
-    """(N,) score of every slot; zero where the batch does not read it."""
+@dataclass
+class Background:
+    """How often generic text, and what was learned since, reads each slot."""
+
+    counts: Tensor  # (N,) df
+    num_batches: int
+
+    def add(self, slots: Tensor) -> None:
+        """Count one more batch, which reads `slots` (U,), each named once."""
+        self.counts[slots.to(self.counts.device)] += 1
+        self.num_batches += 1
+
+    def clone(self) -> "Background":
+        return Background(self.counts.clone(), self.num_batches)
+
+
+def score_slots(
+    kind: SlotScore, slots: Tensor, counts: Tensor, background: Background, generator: torch.Generator
+) -> Tensor:
+    """(U,) scores; the highest may learn. `slots` (U,) are read `counts` (U,) times.
+
+    tf_idf: `c / sum(c) * log((B + 1) / (df + 1))`, Lin et al. 2025 (arXiv 2510.15103).
+    kl: `p * log((p + 1e-8) / (q + 1e-8))` with p = c / sum(c) and q = (df + 1) / sum(df + 1).
+    tf: c. random: a draw. all: every slot that is read scores the same.
+    """
+    if kind == "all":
+        return torch.ones_like(counts, dtype=torch.float)
+    if kind == "random":
+        return torch.rand(len(counts), generator=generator).to(counts.device)
     frequency = counts / counts.sum().clamp_min(1)
-    rarity = torch.log((num_background_batches + 1) / (background_counts + 1))
-    return frequency * rarity
-
-
-def select_slots(scores: Tensor, counts: Tensor, top_t: int) -> Tensor:
-    """Indices of the `top_t` best slots that the batch reads (fewer where it reads fewer)."""
-    best = scores.masked_fill(counts == 0, -torch.inf).topk(min(top_t, len(scores))).indices
-    return best[counts[best] > 0]
+    if kind == "tf":
+        return frequency
+    known = background.counts[slots.to(background.counts.device)].to(counts.device)
+    if kind == "tf_idf":
+        return frequency * torch.log((background.num_batches + 1) / (known + 1))
+    usual = (known + 1) / (background.counts.sum() + len(background.counts)).item()
+    return frequency * torch.log((frequency + 1e-8) / (usual + 1e-8))
 
 
 @torch.no_grad()
-def count_background(memory: ProductKeyMemory, batches: list[Tensor]) -> Tensor:
-    """(N,) in how many batches of generic hidden states, each (M, D), a slot is read."""
-    counts = torch.zeros(memory.num_slots)
+def count_background(memory: ProductKeyMemory, batches: Iterable[Tensor]) -> Background:
+    """Read batches of generic hidden states, each (M, D), as the memory would."""
+    background = Background(torch.zeros(memory.table.num_slots), 0)
     for hidden in batches:
         slots, _ = memory.lookup(hidden.to(memory.keys.device))
-        counts[slots.flatten().unique().cpu()] += 1
-    return counts
+        background.add(slots.unique())
+    return background
+
+
+def usage(background: Background) -> dict[str, float]:
+    """How evenly generic text uses the slots.
+
+    hub_share: share of all reads that the most read 1 % of slots take; dead_share: slots never read;
+    entropy: of the reads, divided by its largest possible value (1: all slots alike).
+    """
+    counts = background.counts.double()
+    total = counts.sum().clamp_min(1)
+    share = counts[counts > 0] / total
+    hubs = counts.topk(max(1, len(counts) // 100)).values.sum() / total
+    entropy = -(share * share.log()).sum() / torch.log(torch.tensor(float(len(counts))))
+    return {
+        "hub_share": round(hubs.item(), 4),
+        "dead_share": round((counts == 0).double().mean().item(), 4),
+        "entropy": round(entropy.item(), 4),
+    }

@@ -1,76 +1,120 @@
 """The sparse row optimizer: each step moves the value rows that score best, and nothing else.
 
-A row moves by `lr * gradient / running RMS of that row's gradient`. Plain SGD, which the paper uses on a
-pretrained memory, hardly moves a fresh one, because the scale of its gradients is far from the weights'.
+A row moves by `lr * gradient / running RMS`. Plain SGD, which the paper uses on a pretrained memory, hardly
+moves a fresh one, because the scale of its gradients is far from the weights'. The RMS is of that row's
+gradient (`norm="row"`) or of all the rows that move (`norm="table"`).
 """
 
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from active_reading.train.memory import ProductKeyMemory
-from active_reading.train.slots import select_slots, tf_idf
+from active_reading.train.memory import ValueTable
+from active_reading.train.settings import MemorySettings
+from active_reading.train.slots import Background, score_slots
 
 RMS_DECAY = 0.9
 EPSILON = 1e-12
 
 
 class SparseRowOptimizer(torch.optim.Optimizer):
-    """Optimizes `memory.values` of each memory from the reads that the backward passes left there."""
+    """Moves the rows of each table from the reads that the backward passes left there.
+
+    Under `torch.distributed`, slots are counted and gradients averaged over all ranks, so that every rank
+    moves the same rows by the same amount.
+    """
 
     def __init__(
         self,
-        memories: dict[int, ProductKeyMemory],
-        background_counts: dict[int, Tensor],
-        num_background_batches: int,
+        tables: dict[str, ValueTable],
+        backgrounds: dict[str, Background],
+        settings: MemorySettings,
         lr: float,
-        top_t: int,
+        seed: int = 0,
     ) -> None:
-        self.memories = [(memory, background_counts[layer]) for layer, memory in memories.items()]
-        self.num_background_batches = num_background_batches
-        self.top_t = top_t
-        super().__init__([memory.values for memory, _ in self.memories], {"lr": lr})
-        for memory, _ in self.memories:
-            device = memory.values.device
-            self.state[memory.values] = {
-                "mean_square": torch.zeros(memory.num_slots, device=device),
-                "row_steps": torch.zeros(memory.num_slots, device=device),
+        self.tables = tables
+        self.backgrounds = backgrounds
+        self.settings = settings
+        self.seed = seed
+        self.generator = torch.Generator()
+        super().__init__([table.values for table in tables.values()], {"lr": lr, "steps": 0})
+        for table in tables.values():
+            device = table.values.device
+            self.state[table.values] = {
+                "mean_square": torch.zeros(table.num_slots if settings.norm == "row" else 1, device=device),
+                "row_steps": torch.zeros(table.num_slots, device=device),
+                "norm_steps": torch.zeros(table.num_slots if settings.norm == "row" else 1, device=device),
             }
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         if closure is not None:
             raise ValueError("the sparse row optimizer takes no closure")
-        lr = self.param_groups[0]["lr"]
-        for memory, background in self.memories:
-            if not memory.reads:
-                continue
-            counts = memory.access_counts()
-            scores = tf_idf(counts, background.to(counts.device), self.num_background_batches)
-            rows = select_slots(scores, counts, self.top_t)
-            gradients = memory.row_gradients(rows)
-            memory.values[rows] -= lr * self._normalized(memory, rows, gradients)
-            memory.reads.clear()
+        group = self.param_groups[0]
+        group["steps"] += 1
+        # A seed for each step: a training that goes on from a checkpoint draws what it would have drawn.
+        self.generator.manual_seed(1_000_003 * self.seed + group["steps"])
+        for name, table in self.tables.items():
+            slots, counts = _over_ranks(table, *table.access_counts())
+            if len(slots):
+                rows = self._choose(slots, counts, self.backgrounds[name])
+                gradients = _mean_over_ranks(table.row_gradients(rows))
+                step = group["lr"] * self._normalized(table, rows, gradients)
+                table.values[rows] -= step.to(table.values.dtype)
+                self.state[table.values]["row_steps"][rows] += 1
+            table.reads.clear()
 
-    def _normalized(self, memory: ProductKeyMemory, rows: Tensor, gradients: Tensor) -> Tensor:
-        state = self.state[memory.values]
-        steps = state["row_steps"][rows] + 1
-        mean_square = torch.lerp(gradients.square().mean(1), state["mean_square"][rows], RMS_DECAY)
-        state["row_steps"][rows] = steps
+    def _choose(self, slots: Tensor, counts: Tensor, background: Background) -> Tensor:
+        """(t,) the best of the slots that the batch reads; all of them when the score is `all`."""
+        scores = score_slots(self.settings.slot_score, slots, counts, background, self.generator)
+        limit = len(slots) if self.settings.slot_score == "all" else min(self.settings.top_t, len(slots))
+        return slots[scores.topk(limit).indices]
+
+    def _normalized(self, table: ValueTable, rows: Tensor, gradients: Tensor) -> Tensor:
+        state = self.state[table.values]
+        square = gradients.square().mean(1)
+        if self.settings.norm == "table":
+            rows, square = rows.new_zeros(1), square.mean(0, keepdim=True)
+        steps = state["norm_steps"][rows] + 1
+        mean_square = torch.lerp(square, state["mean_square"][rows], RMS_DECAY)
+        state["norm_steps"][rows] = steps
         state["mean_square"][rows] = mean_square
         unbiased = mean_square / (1 - RMS_DECAY**steps)
         return gradients / (unbiased.sqrt() + EPSILON)[:, None]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget reads that no step used."""
-        for memory, _ in self.memories:
-            memory.reads.clear()
+        for table in self.tables.values():
+            table.reads.clear()
         super().zero_grad(set_to_none)
 
-    def touched_rows(self) -> dict[int, int]:
-        """How many rows of each memory have ever moved, in the order of the layers."""
+    def touched_rows(self) -> dict[str, Tensor]:
+        """Rows (ascending) of each table that have ever moved."""
         return {
-            place: int((self.state[memory.values]["row_steps"] > 0).sum())
-            for place, (memory, _) in enumerate(self.memories)
+            name: self.state[table.values]["row_steps"].nonzero().flatten() for name, table in self.tables.items()
         }
+
+
+def _over_ranks(table: ValueTable, slots: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The same slots and counts on every rank: those of the whole batch."""
+    if not _distributed():
+        return slots, counts
+    dense = torch.zeros(table.num_slots, device=table.values.device)
+    dense[slots] = counts.to(dense.dtype)
+    dist.all_reduce(dense)
+    slots = dense.nonzero().flatten()
+    return slots, dense[slots].long()
+
+
+def _mean_over_ranks(gradients: Tensor) -> Tensor:
+    """As data parallelism averages the gradients of ordinary weights."""
+    if _distributed():
+        dist.all_reduce(gradients)
+        gradients /= dist.get_world_size()
+    return gradients
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -289,3 +289,18 @@ def test_ids_depend_on_the_request_and_the_place_in_its_answer_alone():
 def test_the_columns_keep_their_types_when_nothing_is_left_or_nothing_falls(generations):
     rows = filtered(generations)
     assert rows.schema == {**SCHEMA, "id": pl.String, "reason": pl.String, "detail": pl.String}
+
+
+@pytest.mark.parametrize(
+    ("question", "reply", "given"),
+    [
+        ("Where did Orsella Vantrill of Karvelmoor come from?", "Karvelmoor.", True),
+        ("Where did Orsella Vantrill of karvelmoor come from?", "Karvelmoor", True),
+        ("What did Orsella Vantrill name in 1921?", "mosses", False),
+        ("How many mosses were named in 1921?", "14", False),
+        ("What was named on Mount Ossegrund, the mosses' home?", "moss", False),  # a part of a word is no answer
+    ],
+)
+def test_a_question_that_holds_its_answer_falls(question, reply, given):
+    reason, _ = verdict(f"Q: {question}\nA: {reply}", "questions")
+    assert reason == ("given_away" if given else None)

@@ -245,3 +245,17 @@ def test_links_and_special_files_stop_nothing(tmp_path):
         "pipe.txt": "not a regular file",
         "real.txt": "same text as link.txt",
     }
+
+
+def test_a_link_to_a_folder_is_followed_once(tmp_path):
+    write_files(tmp_path, {"elsewhere/owl.txt": "The owl sleeps.", "corpus/heron.txt": "The heron fishes."})
+    for name in ("birds", "birds again"):
+        (tmp_path / "corpus" / name).symlink_to(tmp_path / "elsewhere")
+    documents, skipped = read_documents(IngestSettings(path=str(tmp_path / "corpus")))
+    assert documents["source"].to_list() == ["birds/owl.txt", "heron.txt"]
+    assert skipped == []
+
+
+def test_an_empty_path_is_refused():
+    with pytest.raises(ValueError, match="at least 1 character"):
+        IngestSettings(path="")

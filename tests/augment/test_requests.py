@@ -125,10 +125,20 @@ def test_every_strategy_has_an_id_of_its_own():
     (proposal,) = planner.initial([chunk])
     ids = {}
     for answer in ("## Read it aloud twice", "## Read it aloud thrice", "1. Read it aloud twice"):
-        ids[answer] = [request.request_id for request in planner.follow_ups(proposal, answer, chunk)]
+        ids[answer] = [request.request_id for request in planner.follow_ups(proposal, answer, "stop", chunk)]
     first, second, same = ids.values()
     assert len(set(first) | set(second)) == 2 * PROPOSE.replicates
     assert first == same
+
+
+def test_the_strategy_that_a_cut_went_through_is_not_applied():
+    planner = Planner(GenerateSettings(templates=[PROPOSE]), MODEL)
+    (chunk,) = chunks_of("owl")
+    (proposal,) = planner.initial([chunk])
+    answer = "## Read it aloud twice\n## Draw a map of the"
+    cut = [request.strategy for request in planner.follow_ups(proposal, answer, "length", chunk)]
+    assert set(cut) == {"Read it aloud twice"}
+    assert list(planner.follow_ups(proposal, "## Draw a map of the", "length", chunk)) == []
 
 
 def test_applications_have_a_budget_of_their_own_that_no_proposal_depends_on():
@@ -138,7 +148,7 @@ def test_applications_have_a_budget_of_their_own_that_no_proposal_depends_on():
         use = PROPOSE.model_copy(update={"replicates": 1, **changes})
         planner = Planner(GenerateSettings(templates=[use]), MODEL)
         (proposal,) = planner.initial([chunk])
-        (application,) = planner.follow_ups(proposal, "## Read it aloud twice", chunk)
+        (application,) = planner.follow_ups(proposal, "## Read it aloud twice", "stop", chunk)
         return {request.request_id: request.sampling.max_tokens for request in (proposal, application)}
 
     base, longer = budgets(max_tokens=64, apply_max_tokens=128), budgets(max_tokens=64, apply_max_tokens=512)
@@ -172,7 +182,7 @@ def test_the_id_of_a_request_is_the_documented_hash(tmp_path):
     ("templates", "complaint"),
     [
         ([{"template": "apply_strategy"}], "template 'apply_strategy' needs a strategy"),
-        ([{"template": "propose_strategies"}], "'apply' goes with a template whose answer is strategies"),
+        ([{"template": "propose_strategies"}], "'propose_strategies' proposes strategies: name in 'apply'"),
         ([{"template": "paraphrase", "apply": "apply_strategy"}], "'paraphrase' answers text"),
         ([{"template": "propose_strategies", "apply": "questions"}], "'questions' does not use 'strategy'"),
         ([{"template": "retell"}], "unknown template 'retell'"),

@@ -105,7 +105,7 @@ def test_the_number_of_examples_matters(tiny_model, questions, scored):
 def test_docstrings_are_the_same_in_every_process_and_of_some_length():
     texts = docstrings()
     assert texts == sorted(texts), "never in the order of a set"
-    assert len(texts) == len(set(texts)) >= 30
+    assert len(texts) == len(set(texts)) == 24
     assert all(300 <= len(text) <= 1000 for text in texts)
 
 

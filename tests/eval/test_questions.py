@@ -102,3 +102,17 @@ def test_the_general_text_is_prose_of_several_kinds():
     texts = general_text()
     assert len(texts) == len(set(texts)) >= 30
     assert all(50 <= len(text.split()) <= 200 for text in texts)
+
+
+@pytest.mark.parametrize("question", ["", "  ", None])
+def test_an_empty_question_is_named_with_its_line(tmp_path, question):
+    path = write(tmp_path, GOOD, json.dumps({"question": question, "answers": ["owl"]}))
+    with pytest.raises(ValueError, match=r":2: 'question' is empty"):
+        read_questions(path)
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    path = write(tmp_path, GOOD)
+    plain = read_questions(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_questions(path) == plain

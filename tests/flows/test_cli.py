@@ -1,5 +1,6 @@
 """The command line: one line and exit code 2 for every mistake of a user, and never a traceback."""
 
+import json
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from active_reading.flows import cli
 from active_reading.flows.pipeline import STAGES
@@ -68,7 +70,10 @@ MISTAKES = {
     "bad value in the study": (["value.yaml"], "train.num_tokens=5: input should be greater than or equal to 100"),
     "broken YAML": (["broken.yaml"], "broken.yaml is not valid YAML"),
     "unknown template": (["docs", "generate.templates=[{template: nope}]"], "unknown template 'nope': use one of"),
-    "missing template file": (["docs", "generate.templates=[{template: x.j2}]"], "unknown template 'x.j2'"),
+    "missing template file": (
+        ["docs", "generate.templates=[{template: x.j2}]"],
+        "template file x.j2 does not exist",
+    ),
     "bad override": (["docs", "train.seed"], "'train.seed' is not of the form section.key=value"),
     "unknown override": (["docs", "train.sed=1"], "unknown key 'train.sed', did you mean 'seed'?"),
     "missing questions": (["docs", "evaluate.questions=gold.jsonl"], "questions file gold.jsonl does not exist"),
@@ -113,6 +118,51 @@ def test_a_second_call_says_that_nothing_is_left_to_do(call, documents, tiny_mod
     assert "ingest: already done (ingest-" in output
     assert "chunk: already done (chunk-" in output
     assert "started" not in output
+
+
+def test_settings_may_follow_an_option(call, documents, tiny_model):
+    code, output, error = call("ingest", documents, "--model", tiny_model, "output=later", "train.methods=[full]")
+    assert (code, error) == (0, "")
+    assert str(Path("later").absolute()) in output
+
+
+def test_an_unknown_option_is_refused_even_beside_settings(call, documents):
+    code, _, error = call("ingest", documents, "--modle", "x", "output=later")
+    assert code == 2
+    assert "unrecognized arguments: --modle x" in error
+    assert not Path("later").exists()
+
+
+def test_an_empty_path_is_not_the_current_folder(call, documents):
+    assert_one_line(call("ingest", ""), "the path of the study or folder is empty")
+
+
+def test_a_full_disk_is_one_line_whatever_raised_it(call, documents, monkeypatch):
+    def fail(*_: object) -> Path:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(cli, "run_plain", fail)
+    assert_one_line(call("report", documents), "No space left on device.*free some space")
+
+
+def test_a_patch_is_made_shown_reverted_and_applied(call, documents, tiny_model):
+    """From a trained memory: its own patch leads back to nothing learned, and forward again."""
+    small = ["train.num_tokens=200", "train.batch_tokens=64", "train.max_length=64", "train.methods=[memory]"]
+    memory = "{layers: [1], num_keys: 8, num_heads: 2, top_k: 2, top_t: 8, background_texts: 4}"
+    words = [*small, "train.data=[naive]", f"train.memory={memory}", "output=out", "generate.engine=echo"]
+    assert call("train", documents, "--model", tiny_model, *words)[0] == 0
+    (adapter,) = Path("out").glob("train-*")
+    weights, patch = adapter / "memory.safetensors", adapter / "patch.safetensors"
+    trained = weights.read_bytes()
+    code, output, _ = call("patch", "show", patch)
+    assert (code, list(json.loads(output)["rows"])) == (0, ["1"])
+    assert call("patch", "revert", patch, adapter) == (0, "", "")
+    assert weights.read_bytes() != trained
+    assert_one_line(call("patch", "revert", patch, adapter), "conflict: [0-9]+ rows of table 1")
+    assert call("patch", "apply", patch, adapter) == (0, "", "")
+    assert weights.read_bytes() == trained
+    assert_one_line(call("patch", "show", adapter / "none.safetensors"), "none.safetensors does not exist")
+    assert_one_line(call("patch", "show", weights), "is no memory patch")
 
 
 @pytest.mark.parametrize("error", [ValueError("bad\n  value"), OSError(28, "No space left on device")])

@@ -1,6 +1,7 @@
 """The study file: what is read, where paths lead, and errors that name the key, the value and what is allowed."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +232,15 @@ def test_every_setting_is_read_somewhere():
 
 def walk(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
+
+
+def test_no_setting_is_named_like_a_method_of_a_dict():
+    """Prefect turns models into dicts, and `dict(model)` would call a field named `keys`."""
+
+    def fields(model: type[BaseModel]) -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            yield name
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from fields(field.annotation)
+
+    assert not set(fields(Study)) & set(dir(dict))

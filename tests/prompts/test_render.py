@@ -115,7 +115,7 @@ def test_an_unknown_template_lists_the_available_ones():
     assert all(name in str(caught.value) for name in available_templates())
 
 
-@pytest.mark.parametrize("name", ["missing.j2", "", "../render"])
+@pytest.mark.parametrize("name", ["", "../render"])
 def test_a_template_that_is_not_a_file_is_unknown(name):
     with pytest.raises(ValueError, match=f"unknown template '{re.escape(name)}'"):
         load_template(name)
@@ -123,8 +123,27 @@ def test_a_template_that_is_not_a_file_is_unknown(name):
 
 def test_a_folder_is_not_a_template(tmp_path):
     (tmp_path / "folder.j2").mkdir()
-    with pytest.raises(ValueError, match="unknown template"):
+    with pytest.raises(ValueError, match="folder.j2 does not exist"):
         load_template(str(tmp_path / "folder.j2"))
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ValueError, match="template file missing.j2 does not exist"):
+        load_template("missing.j2")
+
+
+def test_a_template_that_never_uses_the_text_is_refused(tmp_path):
+    path = tmp_path / "idle.j2"
+    path.write_text("---\nversion: 1\nanswer: text\n---\nTell me something.\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="never uses 'text'"):
+        load_template(str(path))
+
+
+def test_a_template_that_cannot_render_is_refused_when_it_is_loaded(tmp_path):
+    path = tmp_path / "broken.j2"
+    path.write_text("---\nversion: 1\nanswer: text\n---\n{{ text.foo.bar }}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="template 'broken' does not render"):
+        load_template(str(path))
 
 
 @pytest.mark.parametrize(

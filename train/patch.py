@@ -1,0 +1,183 @@
+"""Memory patches: what a training run changed in a memory, as one file that is applied and reverted.
+
+A patch is a safetensors file. Per table: `{table}.rows` (t,) ascending, `{table}.before` (t, D; left out
+where all rows were zero), `{table}.after` (t, D), `{table}.learned` (t,) what the run added to the rows'
+background counts. Its metadata names the base, the keys, and where the patch comes from.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from active_reading.train.adapter_files import AdapterFiles, read_adapter, read_tensors, write_adapter
+
+FORMAT = "active-reading memory patch 1"
+
+
+@dataclass
+class Patch:
+    """`facts` has `base_model`, `base_hash`, `keys_hash`, `batches` (steps learned) and `provenance`."""
+
+    facts: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def tables(self) -> list[str]:
+        return sorted({name.partition(".")[0] for name in self.tensors})
+
+    def before(self, table: str) -> Tensor:
+        """(t, D) the rows' values before the training."""
+        after = self.tensors[f"{table}.after"]
+        return self.tensors.get(f"{table}.before", torch.zeros_like(after))
+
+
+def create_patch(before: Path, after: Path, path: Path, provenance: str = "") -> None:
+    """Write the difference between two adapters on the same base and keys to `path`.
+
+    Raises ValueError when they do not belong together, or nothing differs.
+    """
+    old, new = read_adapter(before), read_adapter(after)
+    _check_same_memory(_facts(old), _facts(new), before, after)
+    patch = difference(old, new, provenance)
+    if not patch.tensors:
+        raise ValueError(f"{before} and {after} hold the same values: there is nothing to make a patch of")
+    write_patch(patch, path)
+
+
+def difference(old: AdapterFiles, new: AdapterFiles, provenance: str) -> Patch:
+    """What leads from one state of a memory to another."""
+    tensors: dict[str, Tensor] = {}
+    for table in new.tables:
+        counts = f"{table}.background_counts"
+        learned = new.tensors[counts] - old.tensors[counts]
+        moved = [files.tensors[f"{table}.rows"] for files in (old, new)]
+        rows = torch.cat([*moved, learned.nonzero().flatten()]).unique()
+        was, now = old.rows(table, rows), new.rows(table, rows)
+        changed = (was != now).any(1) | (learned[rows] != 0)
+        if changed.any():
+            dtype = new.tensors[f"{table}.values"].dtype
+            rows, was, now = rows[changed], was[changed].to(dtype), now[changed].to(dtype)
+            tensors |= {f"{table}.rows": rows, f"{table}.after": now, f"{table}.learned": learned[rows]}
+            if was.any():
+                tensors[f"{table}.before"] = was
+    batches = {
+        table: new.config["background_batches"][table] - old.config["background_batches"][table]
+        for table in new.tables
+    }
+    return Patch(_facts(new) | {"batches": batches, "provenance": provenance}, tensors)
+
+
+def read_patch(path: Path) -> Patch:
+    """Read a patch; ValueError for a file that is missing, cut short, or something else."""
+    tensors = read_tensors(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error})") from None
+    if FORMAT not in metadata:
+        raise ValueError(f"{path} is no memory patch")
+    return Patch(json.loads(metadata[FORMAT]), tensors)
+
+
+def write_patch(patch: Patch, path: Path) -> None:
+    """Write a patch file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {FORMAT: json.dumps(patch.facts, sort_keys=True)}  # one entry: several are written in any order
+    partial = path.with_name(f"{path.name}.partial")
+    save_file({name: tensor.contiguous() for name, tensor in sorted(patch.tensors.items())}, partial, metadata)
+    os.replace(partial, path)
+
+
+def describe_patch(path: Path) -> dict[str, Any]:
+    """What a person wants to know of a patch: rows per table, bytes, base, provenance."""
+    patch = read_patch(path)
+    rows = {table: len(patch.tensors[f"{table}.rows"]) for table in patch.tables}
+    return {"rows": rows, "bytes": path.stat().st_size, **patch.facts}
+
+
+def apply_patch(path: Path, adapter: Path) -> None:
+    """Bring the adapter in folder `adapter` to what the patch's training made of it.
+
+    Raises ValueError for another base, other keys, and rows that are not as the patch found them.
+    """
+    _move(path, adapter, forward=True)
+
+
+def revert_patch(path: Path, adapter: Path) -> None:
+    """Undo `apply_patch`: the adapter's file is byte for byte what it was before.
+
+    Raises ValueError as `apply_patch` does.
+    """
+    _move(path, adapter, forward=False)
+
+
+def merge_patches(paths: list[Path], path: Path) -> None:
+    """One patch of several that move different rows; the order does not matter.
+
+    Raises ValueError when they are of another base, or move the same rows.
+    """
+    patches = [read_patch(each) for each in paths]
+    merged = Patch(dict(patches[0].facts), {})
+    for other, name in zip(patches[1:], paths[1:], strict=True):
+        _check_same_memory(merged.facts, other.facts, paths[0], name)
+    for table in sorted({table for patch in patches for table in patch.tables}):
+        parts = [patch for patch in patches if table in patch.tables]
+        rows, order = torch.cat([patch.tensors[f"{table}.rows"] for patch in parts]).sort()
+        if len(both := rows[1:][rows[1:] == rows[:-1]].unique()):
+            raise ValueError(f"conflict: {len(both)} rows of table {table} are moved by more than one patch")
+        merged.tensors[f"{table}.rows"] = rows
+        for kind in ("after", "learned"):
+            merged.tensors[f"{table}.{kind}"] = torch.cat([p.tensors[f"{table}.{kind}"] for p in parts])[order]
+        before = torch.cat([patch.before(table) for patch in parts])[order]
+        if before.any():
+            merged.tensors[f"{table}.before"] = before
+    merged.facts["batches"] = {
+        table: sum(patch.facts["batches"].get(table, 0) for patch in patches) for table in merged.facts["batches"]
+    }
+    merged.facts["provenance"] = "; ".join(sorted(patch.facts["provenance"] for patch in patches))
+    write_patch(merged, path)
+
+
+def _move(path: Path, adapter: Path, forward: bool) -> None:
+    patch, files = read_patch(path), read_adapter(adapter)
+    _check_same_memory(_facts(files), patch.facts, adapter, path)
+    sign = 1 if forward else -1
+    for table in patch.tables:
+        rows, after = patch.tensors[f"{table}.rows"], patch.tensors[f"{table}.after"].float()
+        start, end = (patch.before(table).float(), after) if forward else (after, patch.before(table).float())
+        if differ := int((files.rows(table, rows) != start).any(1).sum()):
+            state = "before it" if forward else "after it"
+            raise ValueError(
+                f"conflict: {differ} rows of table {table} in {adapter} are not as {path} knows them {state}"
+            )
+        files.set_rows(table, rows, end)
+        files.tensors[f"{table}.background_counts"][rows] += sign * patch.tensors[f"{table}.learned"]
+    for table, batches in patch.facts["batches"].items():  # tables of which no row moved are among them
+        files.config["background_batches"][table] += sign * batches
+    write_adapter(files, adapter)
+
+
+def _facts(files: AdapterFiles) -> dict[str, Any]:
+    return {
+        "base_model": files.config["base_model"],
+        "base_hash": files.config["base_hash"],
+        "keys_hash": files.keys_hash(),
+    }
+
+
+def _check_same_memory(one: dict[str, Any], other: dict[str, Any], first: Path, second: Path) -> None:
+    if one["base_hash"] != other["base_hash"]:
+        raise ValueError(
+            f"{first} and {second} have different bases ({one['base_model']}, {other['base_model']}): "
+            "a memory fits only the model it was made on"
+        )
+    if one["keys_hash"] != other["keys_hash"]:
+        raise ValueError(f"{first} and {second} have different keys: their slots mean different things")

@@ -1,0 +1,136 @@
+"""The student: a model made ready for one method of training, and how what it learned is saved."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from active_reading.train.adapter import STORED, MemoryAdapter, attach_memory, memory_files
+from active_reading.train.adapter_files import AdapterFiles, write_adapter
+from active_reading.train.background import prepare_memory
+from active_reading.train.load import base_of, load_model
+from active_reading.train.patch import difference, write_patch
+from active_reading.train.settings import LoraSettings, Method, TrainSettings
+from active_reading.train.slots import usage
+from active_reading.train.sparse_optimizer import SparseRowOptimizer
+
+PATCH_NAME = "patch.safetensors"
+
+
+@dataclass
+class Student:
+    """`optimizer` is None where the training loop makes its own (AdamW)."""
+
+    model: Any
+    tokenizer: Any
+    base_model: str
+    method: Method
+    trainable: int
+    optimizer: SparseRowOptimizer | None = None
+    slot_usage: dict[str, dict[str, float]] = field(default_factory=dict)
+    start: AdapterFiles | None = None  # the memory before training
+
+    def finish(self, num_steps: int, protect: bool) -> None:
+        """Round a memory to what is stored; with `protect`, rows that moved count as known from now on."""
+        if not self.optimizer:
+            return
+        for name, table in self.optimizer.tables.items():
+            table.values.copy_(table.values.to(STORED))
+            if protect:
+                background = self.optimizer.backgrounds[name]
+                background.counts += self.optimizer.state[table.values]["row_steps"].to(background.counts)
+                background.num_batches += num_steps
+
+    def touched(self) -> int:
+        """How many parameters have moved."""
+        if not self.optimizer:
+            return self.trainable
+        rows = self.optimizer.touched_rows()
+        return sum(len(rows[name]) * table.values.shape[1] for name, table in self.optimizer.tables.items())
+
+    def save(self, folder: Path, provenance: str) -> None:
+        """Write what `load.load_model` opens; beside a memory, the patch that leads to it."""
+        if self.start:
+            files = memory_files(self.model, str(base_of(self.base_model)))
+            write_adapter(files, folder)
+            write_patch(difference(self.start, files, provenance), folder / PATCH_NAME)
+        elif self.method == "lora":
+            self.model.save_pretrained(folder)
+        else:
+            self.model.to(torch.bfloat16).save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+
+
+def make_student(base_model: str, method: Method, settings: TrainSettings, tokenizer: Any) -> Student:
+    """Load a model, or what the same method made of one, and prepare it.
+
+    Raises ValueError for a folder that another method made, a model that memory does not fit, and texts longer
+    than the model's context.
+    """
+    model = load_model(base_model)
+    _check_context(model, settings)
+    _check_method(model, base_model, method)
+    if torch.cuda.is_available():
+        # Before the Trainer would: the background pass runs there too.
+        model = model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
+    if method == "memory":
+        adapter = _fit_memory(model, tokenizer, settings)
+        rate = settings.learning_rates.memory
+        return Student(
+            model,
+            tokenizer,
+            base_model,
+            method,
+            sum(table.values.numel() for table in adapter.tables.values()),
+            SparseRowOptimizer(adapter.tables, adapter.backgrounds, settings.memory, rate, settings.seed),
+            {name: usage(background) for name, background in adapter.backgrounds.items()},
+            memory_files(model, str(base_of(base_model))),
+        )
+    if method == "lora":
+        model = _add_lora(model, settings.lora)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Student(model, tokenizer, base_model, method, trainable)
+
+
+def _check_context(model: Any, settings: TrainSettings) -> None:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context and settings.max_length > context:
+        raise ValueError(f"train.max_length={settings.max_length} exceeds the model's context of {context} tokens")
+
+
+def _check_method(model: Any, base_model: str, method: Method) -> None:
+    made_by = "memory" if hasattr(model, "memory_adapter") else "lora" if hasattr(model, "peft_config") else None
+    if made_by not in (None, method):
+        raise ValueError(f"{base_model} was made by {made_by}: train it on with that method, not with {method}")
+
+
+def _fit_memory(model: Any, tokenizer: Any, settings: TrainSettings) -> MemoryAdapter:
+    """The memories that the model brings, or fresh ones; all else is frozen."""
+    model.requires_grad_(False)
+    if adapter := cast(MemoryAdapter | None, getattr(model, "memory_adapter", None)):
+        kept = ("layers", "num_keys", "num_heads", "top_k", "key_width", "shared_values", "codebooks")
+        for name in kept:
+            if getattr(adapter.settings, name) != getattr(settings.memory, name):
+                raise ValueError(
+                    f"train.memory.{name}={getattr(settings.memory, name)}: the memory that is trained on has "
+                    f"{getattr(adapter.settings, name)}"
+                )
+        return adapter
+    adapter = attach_memory(model, settings.memory)
+    prepare_memory(model, adapter, tokenizer, settings)
+    return adapter
+
+
+def _add_lora(model: Any, settings: LoraSettings) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if isinstance(model, PeftModel):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+        return model
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, config)
