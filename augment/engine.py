@@ -52,7 +52,8 @@ class VllmEngine:
     """vLLM's engine, stepped in this process.
 
     On a CPU the engine core shares this process and skips compilation: 20 s to start instead of 97,
-    and both cores compute. Without AVX-512 it computes in fp32: bf16 is emulated there, five times slower. On a GPU vLLM's own defaults stand (a core process of its own, CUDA graphs).
+    and both cores compute. Without AVX-512 it computes in fp32: bf16 is emulated there, five times
+    slower. On a GPU vLLM's own defaults stand (a core process of its own, CUDA graphs).
     """
 
     def __init__(self, model: str, max_model_len: int, max_num_seqs: int, seed: int) -> None:

