@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from active_reading.train.batches import Batch, add_replay, plan_batches, tokenize
+from active_reading.train.batches import Batch, Sequence, add_replay, plan_batches, tokenize
 from active_reading.train.generic_text import read_background
 from active_reading.train.load import base_of, load_tokenizer
 from active_reading.train.loop import AfterStep, Loop, NotFinite, Progress, Watcher
@@ -88,16 +88,20 @@ def train_model(
 
 
 def _plan(texts: list[str], groups: list[str] | None, tokenizer: Any, settings: TrainSettings) -> list[Batch]:
-    sequences = tokenize(texts, tokenizer, settings.max_length)
+    sequences = tokenize(texts, tokenizer, settings.max_length, settings.question_loss == "answer")
     if settings.group_by == "length":
         groups = None
     elif groups is None or len(sequences) != len(texts):
         raise ValueError("train.group_by=chunk needs the chunk of every text, and no text without a token")
     planned = plan_batches(sequences, settings.num_tokens, settings.batch_tokens, settings.seed, groups)
-    if not settings.replay_share:
-        return [Batch(batch) for batch in planned]
-    replay = tokenize(read_background(settings.background), tokenizer, settings.max_length)
-    return add_replay(planned, replay, settings.replay_share, settings.seed)
+    replay: list[Sequence] = []
+    if settings.replay_share:  # learned whole, questions too: it stands for all that the model should keep
+        replay = tokenize(read_background(settings.background), tokenizer, settings.max_length)
+    batches = add_replay(planned, replay, settings.replay_share, settings.seed)
+    batches = [batch for batch in batches if batch.num_targets]  # none where a cut left questions alone
+    if not batches:
+        raise ValueError(f"train.num_tokens={settings.num_tokens} leaves no text with anything to learn")
+    return batches
 
 
 def _last_checkpoint(folder: Path) -> Path | None:

@@ -1,6 +1,7 @@
 """Training a tiny random model with each method: it learns, saves what it learned, and touches nothing else.
 
-Also: a training that was interrupted ends as if it had not been, and two processes learn what one does.
+Also: a training that was interrupted ends as if it had not been, two processes learn what one does, and the
+answers of questions are learned alone when that is asked for.
 """
 
 import json
@@ -451,10 +452,10 @@ def test_texts_of_one_chunk_make_a_batch_when_that_is_asked_for(tiny_model, tmp_
     monkeypatch.setattr(loop, "collate", lambda batch, *args: batches.append(batch) or collate(batch, *args))
     groups = ["animals", "animals", "places", "places"]
     by_chunk = train(tiny_model, "full", tmp_path / "chunk", num_tokens=200, groups=groups, group_by="chunk")
-    ids = dict(zip(map(tuple, tokenize(TEXTS, load_tokenizer(tiny_model), 48)), groups, strict=True))
-    starts = {text[:10]: group for text, group in ids.items()}
+    texts = tokenize(TEXTS, load_tokenizer(tiny_model), 48)
+    starts = {tuple(text.ids[:10]): group for text, group in zip(texts, groups, strict=True)}
     for batch in batches:
-        assert len({starts[tuple(text[:10])] for text in batch.new if len(text) >= 10}) <= 1
+        assert len({starts[tuple(text.ids[:10])] for text in batch.new if len(text) >= 10}) <= 1
     assert by_chunk.summary["tokens"] == 200
     by_length = train(tiny_model, "full", tmp_path / "length", num_tokens=200, groups=groups)
     assert not same(by_chunk.folder, by_length.folder)
@@ -495,7 +496,7 @@ def test_replay_is_added_to_the_budget_and_learned_too(tiny_model, tmp_path, met
     assert mixed.summary["tokens"] == 600
     assert 500 < mixed.summary["replay_tokens"] <= 600
     assert mixed.summary["steps"] == plain.summary["steps"]
-    ids = torch.tensor(tokenize([OTHER_TEXTS[0]], load_tokenizer(tiny_model), 48))
+    ids = torch.tensor([tokenize([OTHER_TEXTS[0]], load_tokenizer(tiny_model), 48)[0].ids])
     losses = []
     for run in (plain, mixed):
         with torch.no_grad():
@@ -583,3 +584,61 @@ def test_training_on_from_what_another_method_made_is_refused(runs, tmp_path):
 def test_a_memory_that_is_trained_on_keeps_its_shape(runs, tmp_path):
     with pytest.raises(ValueError, match="train.memory.top_k=2: the memory that is trained on has 4"):
         train(runs["memory"].folder, "memory", tmp_path, memory={"top_k": 2})
+
+
+QUESTIONS = [
+    "Question: Who fed the heron?\nAnswer: Old Mrs. Tamsin",
+    "Question: What is lazurine, and where does it grow?\nAnswer: a moss",
+    "lazurine is a moss",
+]
+ANSWERS = [" Old Mrs. Tamsin", " a moss", "lazurine is a moss"]
+
+
+@torch.no_grad()
+def summed_loss(model: Any, ids: list[int], num_learned: int) -> float:
+    """Of the last `num_learned` tokens, one text alone."""
+    chances = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    return -sum(chances[place - 1, ids[place]].item() for place in range(len(ids) - num_learned, len(ids)))
+
+
+@EACH_METHOD
+def test_the_loss_is_of_the_answers_alone_when_that_is_asked_for(tiny_model, tmp_path, monkeypatch, method):
+    """Every text once, in one step; a byte is a token, and the end is one more."""
+    for module in (loop, background):
+        monkeypatch.setattr(module, "compute_dtype", lambda: torch.float32)
+    model, tokenizer = load_model(tiny_model), load_tokenizer(tiny_model)
+    texts = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in QUESTIONS]
+    # The last text is no question: all of it is learned but its first token.
+    wanted = {"answer": [len(" Old Mrs. Tamsin") + 1, len(" a moss") + 1, len(QUESTIONS[2])]}
+    wanted["text"] = [len(text) - 1 for text in texts]
+    num_tokens = sum(map(len, texts))
+    for question_loss, counts in wanted.items():
+        run = train(
+            tiny_model,
+            method,
+            tmp_path / question_loss,
+            texts=QUESTIONS,
+            num_tokens=num_tokens,
+            batch_tokens=num_tokens,
+            max_length=99,
+            question_loss=question_loss,
+        )
+        assert (run.summary["steps"], run.summary["tokens"]) == (1, num_tokens)
+        total = sum(summed_loss(model, ids, count) for ids, count in zip(texts, counts, strict=True))
+        assert run.summary["final_loss"] == pytest.approx(total / sum(counts), abs=2e-4)
+
+
+def test_a_question_without_its_answer_is_not_learned_and_stops_nothing(tiny_model, tmp_path):
+    """A round of chunks: 32 tokens of `a`, cut in its question, and the 19 of `c`; `b` is too long for its answer.
+
+    Seven rounds leave 43 tokens: `c` is whole in them, or has the 11 that `a` leaves.
+    """
+    how = {"question_loss": "answer", "texts": QUESTIONS, "batch_tokens": 32, "groups": ["a", "b", "c"]}
+    run = train(tiny_model, "full", tmp_path / "run", num_tokens=400, group_by="chunk", **how)
+    assert run.summary["tokens"] in (8 * 19, 7 * 19 + 11), "steps without anything to learn are left out"
+    assert run.summary["steps"] == 8
+    assert all(0 < line["loss"] < 20 for line in read_metrics(run.folder))
+    with pytest.raises(ValueError, match="train.num_tokens=20 leaves no text with anything to learn"):
+        train(tiny_model, "full", tmp_path / "none", num_tokens=20, **how | {"texts": QUESTIONS[:2]})
+    with pytest.raises(ValueError, match="no text has its answer within train.max_length tokens"):
+        train(tiny_model, "full", tmp_path / "cut", max_length=30, **how | {"texts": QUESTIONS[:2]})
