@@ -1,4 +1,4 @@
-"""Batches: texts -> padded batches of one text per sequence, up to an exact token budget.
+"""Batches: texts -> batches of one text per sequence, padded or packed, up to an exact token budget.
 
 Texts repeat, reshuffled every epoch, until the budget is spent; the last text is cut to meet it. A batch
 holds `batch_tokens` tokens of texts of like length, so that little is padding, or of texts of one group.
@@ -137,16 +137,21 @@ def add_replay(batches: list[list[Sequence]], replay: list[Sequence], share: flo
     return mixed
 
 
-def collate(batch: Batch, pad_token_id: int, rank: int = 0, num_ranks: int = 1) -> dict[str, Any]:
+def collate(
+    batch: Batch, pad_token_id: int, rank: int = 0, num_ranks: int = 1, packing: bool = False
+) -> dict[str, Any]:
     """What one of `num_ranks` processes computes of a batch.
 
-    `input_ids`, `attention_mask`, `labels`, `memory_mask` (1 on tokens that choose slots: the new ones), each
-    (B, T), padded on the right; and `num_targets` of the whole batch, an int.
+    `input_ids`, `labels`, `memory_mask` (1 on tokens that choose slots: the new ones), each (B, T); and
+    `num_targets` of the whole batch, an int. Padded on the right, with `attention_mask` (B, T); or with
+    `packing` end to end in one row, B = 1, with `position_ids` (1, T) that begin at zero with each text: without
+    an attention mask beside them, transformers lets a text see only itself.
     """
     rows = [(text, 1) for text in batch.new] + [(text, 0) for text in batch.replay]
     idle = Sequence([pad_token_id, pad_token_id], num_prompt=2)  # a rank without work still takes part
     rows = rows[rank::num_ranks] or [(idle, 0)]
-    return _padded(rows, pad_token_id) | {"num_targets": batch.num_targets}
+    tensors = _packed(rows) if packing else _padded(rows, pad_token_id)
+    return tensors | {"num_targets": batch.num_targets}
 
 
 def _padded(rows: list[tuple[Sequence, int]], pad_token_id: int) -> dict[str, Any]:
@@ -160,6 +165,17 @@ def _padded(rows: list[tuple[Sequence, int]], pad_token_id: int) -> dict[str, An
         mask[row, : len(text)] = 1
         memory_mask[row, : len(text)] = is_new
     return {"input_ids": input_ids, "attention_mask": mask, "labels": labels, "memory_mask": memory_mask}
+
+
+def _packed(rows: list[tuple[Sequence, int]]) -> dict[str, Any]:
+    packed: dict[str, list[int]] = {"input_ids": [], "position_ids": [], "labels": [], "memory_mask": []}
+    for text, is_new in rows:
+        num_prompt = max(1, text.num_prompt)  # or the text before would be asked for this one's first token
+        packed["input_ids"] += text.ids
+        packed["position_ids"] += range(len(text))
+        packed["labels"] += [IGNORED] * num_prompt + text.ids[num_prompt:]
+        packed["memory_mask"] += [is_new] * len(text)
+    return {name: torch.tensor([values]) for name, values in packed.items()}
 
 
 def _num_prompt(text: str, offsets: list[tuple[int, int]]) -> int:

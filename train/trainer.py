@@ -2,7 +2,7 @@
 
 In: texts and a base model. Out: a folder that `load.load_model` opens (the whole model, a LoRA adapter, or
 a memory adapter with the patch that leads to it), `metrics.jsonl` (loss per step) and a summary.
-Weights are fp32, with bf16 autocast where that is fast; one text per sequence. Under `accelerate launch`
+Weights are fp32, with bf16 autocast where that is fast; a text sees only itself. Under `accelerate launch`
 or `torchrun` the sequences of each batch are shared out among the processes.
 """
 
@@ -40,8 +40,8 @@ def train_model(
     step. Where `folder` holds checkpoints of the same training, it goes on from the last one.
     Returns tokens, steps, seconds, final loss, trainable and touched parameters, and for memories how evenly
     generic text uses their slots.
-    Raises ValueError for an empty data set, a model that memory does not fit, texts longer than the model's
-    context, a loss that is not finite (the state before it is kept) and a lack of memory.
+    Raises ValueError for an empty data set, a model that memory does not fit or that packing does not, texts
+    longer than the model's context, a loss that is not finite (the state before it is kept) and a lack of memory.
     """
     began = time.monotonic()
     torch.manual_seed(settings.seed)

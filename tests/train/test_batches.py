@@ -1,6 +1,6 @@
 """Batches: the exact budget, the same for the same seed, every text before any repeat, padding ignored.
 
-Also: of question-answer texts the answer alone is a target when that is asked for.
+Also: of question-answer texts the answer alone is a target when that is asked for, and texts are packed.
 """
 
 from collections import Counter
@@ -414,3 +414,50 @@ def test_a_prompt_is_read_and_not_learned():
     ]
     assert batch["memory_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
     assert batch["num_targets"] == 2 + 1 + 0 + 2, "the first token of a text is predicted from nothing"
+
+
+def test_packed_texts_lie_end_to_end_and_none_is_asked_for_the_next():
+    texts = [Sequence([5, 6, 7]), Sequence([8, 9, 1, 2], 2)]
+    batch = collate(Batch(texts, plain([3], [4, 4])), pad_token_id=0, packing=True)
+    assert batch.pop("num_targets") == 2 + 2 + 0 + 1
+    assert {name: tensor.tolist() for name, tensor in batch.items()} == {
+        "input_ids": [[5, 6, 7, 8, 9, 1, 2, 3, 4, 4]],
+        "position_ids": [[0, 1, 2, 0, 1, 2, 3, 0, 0, 1]],
+        "labels": [[IGNORED, 6, 7, IGNORED, IGNORED, 1, 2, IGNORED, IGNORED, 4]],
+        "memory_mask": [[1, 1, 1, 1, 1, 1, 1, 0, 0, 0]],
+    }
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+
+
+def predictions(part: dict[str, Any]) -> list[tuple[list[int], int]]:
+    """Every target of a padded or a packed batch, with the tokens of its own text that stand before it."""
+    found = []
+    for row, labels in enumerate(part["labels"].tolist()):
+        ids = part["input_ids"][row].tolist()
+        begins = part["position_ids"][row].tolist() if "position_ids" in part else range(len(ids))
+        found += [(ids[t - begins[t] : t], labels[t]) for t in range(1, len(ids)) if labels[t] != IGNORED]
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(PROMPTED, st.lists(st.integers(1, 9), max_size=5), st.integers(1, 5))
+def test_packed_or_padded_ranks_predict_all_targets_of_a_batch_once(members, replay, num_ranks):
+    batch = Batch(prompted(members), plain(*([50 + length] * length for length in replay)))
+    expected = [
+        (text.ids[:place], text.ids[place])
+        for text in batch.new + batch.replay
+        for place in range(max(1, text.num_prompt), len(text))
+    ]
+    for packing in (False, True):
+        parts = [collate(batch, 99, rank, num_ranks, packing) for rank in range(num_ranks)]
+        assert sorted(chain.from_iterable(map(predictions, parts))) == sorted(expected)
+        assert {part["num_targets"] for part in parts} == {len(expected)}
+        assert sum(int(part["memory_mask"].sum()) for part in parts) == sum(map(len, batch.new))
+        assert all(len(part["input_ids"]) == 1 for part in parts if packing)
+
+
+def test_a_rank_without_a_text_learns_nothing_packed_too():
+    idle = collate(Batch(plain([5, 6, 7])), pad_token_id=0, rank=1, num_ranks=2, packing=True)
+    assert (idle["input_ids"].shape, idle["num_targets"]) == ((1, 2), 2)
+    assert (idle["labels"] == IGNORED).all()
+    assert idle["memory_mask"].sum() == 0

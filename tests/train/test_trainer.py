@@ -1,7 +1,7 @@
 """Training a tiny random model with each method: it learns, saves what it learned, and touches nothing else.
 
-Also: a training that was interrupted ends as if it had not been, two processes learn what one does, and the
-answers of questions are learned alone when that is asked for.
+Also: a training that was interrupted ends as if it had not been, two processes learn what one does, and so
+do packed texts; the answers of questions are learned alone when that is asked for.
 """
 
 import json
@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM, Lfm2Config, MambaConfig, OPTConfig, PretrainedConfig
 
 from active_reading.train import background, loop, student
 from active_reading.train.adapter_files import read_adapter
@@ -26,6 +27,7 @@ from active_reading.train.load import load_model, load_tokenizer
 from active_reading.train.objectives import base_logits_of, kl_to_base, next_token_loss
 from active_reading.train.patch import apply_patch, read_patch, revert_patch
 from active_reading.train.settings import LearningRates, LoraSettings, MemorySettings, TrainSettings
+from active_reading.train.student import check_packing
 from active_reading.train.trainer import train_model
 
 METHODS = ["full", "lora", "memory"]
@@ -602,7 +604,10 @@ def summed_loss(model: Any, ids: list[int], num_learned: int) -> float:
 
 
 @EACH_METHOD
-def test_the_loss_is_of_the_answers_alone_when_that_is_asked_for(tiny_model, tmp_path, monkeypatch, method):
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_loss_is_of_the_answers_alone_when_that_is_asked_for(
+    tiny_model, tmp_path, monkeypatch, method, packing
+):
     """Every text once, in one step; a byte is a token, and the end is one more."""
     for module in (loop, background):
         monkeypatch.setattr(module, "compute_dtype", lambda: torch.float32)
@@ -622,6 +627,7 @@ def test_the_loss_is_of_the_answers_alone_when_that_is_asked_for(tiny_model, tmp
             batch_tokens=num_tokens,
             max_length=99,
             question_loss=question_loss,
+            packing=packing,
         )
         assert (run.summary["steps"], run.summary["tokens"]) == (1, num_tokens)
         total = sum(summed_loss(model, ids, count) for ids, count in zip(texts, counts, strict=True))
@@ -642,3 +648,72 @@ def test_a_question_without_its_answer_is_not_learned_and_stops_nothing(tiny_mod
         train(tiny_model, "full", tmp_path / "none", num_tokens=20, **how | {"texts": QUESTIONS[:2]})
     with pytest.raises(ValueError, match="no text has its answer within train.max_length tokens"):
         train(tiny_model, "full", tmp_path / "cut", max_length=30, **how | {"texts": QUESTIONS[:2]})
+
+
+@EACH_METHOD
+def test_packed_texts_teach_what_padded_ones_do(tiny_model, tmp_path, monkeypatch, method):
+    """To 1e-5 in every weight, with replay, answers and the distance to the base in the objective."""
+    for module in (loop, background):
+        monkeypatch.setattr(module, "compute_dtype", lambda: torch.float32)
+    shapes: set[tuple[int, ...]] = set()
+
+    def watched(*args: Any) -> dict[str, Any]:
+        shapes.add(tuple(collate(*args)["input_ids"].shape))
+        return collate(*args)
+
+    how = {"num_tokens": 300, "replay_share": 0.2, "kl_weight": 0.5, "question_loss": "answer"}
+    how["learning_rates"] = LearningRates(full=1e-3, lora=1e-3, memory=0.05)
+    states: dict[bool, dict[str, Tensor]] = {False: {}, True: {}}
+    runs = []
+    for packing, state in states.items():
+        if packing:
+            monkeypatch.setattr(loop, "collate", watched)
+
+        def keep(_: int, model: Any, state: dict[str, Tensor] = state) -> None:
+            state.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+
+        folder = tmp_path / str(packing)
+        runs.append(train(tiny_model, method, folder, keep, texts=TEXTS + QUESTIONS, packing=packing, **how))
+    assert {rows for rows, _ in shapes} == {1}
+    assert max(width for _, width in shapes) > 48, "texts together are longer than one may be"
+    start = load_model(tiny_model).state_dict()
+    assert any(name not in start or not torch.equal(tensor, start[name]) for name, tensor in states[True].items())
+    for name, tensor in states[False].items():
+        torch.testing.assert_close(states[True][name], tensor, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    losses = [[line["loss"] for line in read_metrics(run.folder)] for run in runs]
+    assert len(losses[0]) > 4
+    assert losses[1] == pytest.approx(losses[0], abs=2e-4)
+    assert runs[1].summary["touched_parameters"] == runs[0].summary["touched_parameters"]
+
+
+RUNS_ON = {
+    "places": OPTConfig(hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=300),
+    "state": MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4, vocab_size=300),
+    "convolution": Lfm2Config(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        layer_types=["conv", "full_attention"],
+        initializer_range=0.2,  # by default its convolutions say next to nothing before they are trained
+        vocab_size=300,
+    ),
+}
+
+
+@pytest.mark.parametrize("config", RUNS_ON.values(), ids=RUNS_ON)
+def test_packing_is_refused_where_anything_runs_on_from_text_to_text(config: PretrainedConfig):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(ValueError, match=f"train.packing: {type(model).__name__} does not keep packed texts apart"):
+        check_packing(model)
+
+
+def test_a_model_that_cannot_be_packed_is_trained_with_padding_only(tiny_tokenizer, tmp_path):
+    torch.manual_seed(0)
+    for part in (AutoModelForCausalLM.from_config(RUNS_ON["places"]), tiny_tokenizer):
+        part.save_pretrained(tmp_path / "opt")
+    with pytest.raises(ValueError, match="train.packing: OPTForCausalLM"):
+        train(tmp_path / "opt", "lora", tmp_path / "packed", num_tokens=100, packing=True)
+    assert train(tmp_path / "opt", "lora", tmp_path / "padded", num_tokens=100).summary["tokens"] == 100
