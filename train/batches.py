@@ -1,21 +1,44 @@
-"""Batches: texts -> padded batches of one text per sequence, up to an exact token budget.
+"""Batches: texts -> batches of one text per sequence, padded or packed, up to an exact token budget.
 
 Texts repeat, reshuffled every epoch, until the budget is spent; the last text is cut to meet it. A batch
 holds `batch_tokens` tokens of texts of like length, so that little is padding, or of texts of one group.
 Replay (generic text among the new) comes on top of the budget. All methods that train on the same texts
-see the same batches.
+see the same batches. Budget, batch and replay are counted in tokens, whether they are targets or not.
 """
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import torch
 
 IGNORED = -100  # label that the loss leaves out
-Sequence = list[int]
+NO_TEXT = "the data set has no text to train on"
+QUESTION = re.compile(r"Question: .*?\nAnswer:", re.DOTALL)  # what stands before an answer, see augment/filter.py
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """The tokens of a text, of which the first `num_prompt` are read and not learned."""
+
+    ids: list[int]
+    num_prompt: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens to predict: the first one never is, for nothing stands before it."""
+        return len(self.ids) - max(1, self.num_prompt) if self.ids else 0
+
+    def part(self, start: int, stop: int) -> "Sequence":
+        ids = self.ids[start:stop]
+        return Sequence(ids, min(max(0, self.num_prompt - start), len(ids)))
 
 
 @dataclass
@@ -28,19 +51,36 @@ class Batch:
     @property
     def num_targets(self) -> int:
         """Tokens that the loss is the mean over."""
-        return sum(len(sequence) - 1 for sequence in self.new + self.replay)
+        return sum(sequence.num_targets for sequence in self.new + self.replay)
 
 
-def tokenize(texts: list[str], tokenizer: Any, max_length: int) -> list[Sequence]:
-    """Token ids of each text with the end-of-text token, cut at `max_length`.
+def tokenize(texts: list[str], tokenizer: Any, max_length: int, answers_only: bool = False) -> list[Sequence]:
+    """Tokens of each text with the end-of-text token, cut at `max_length`.
 
-    Raises ValueError when there is no text.
+    With `answers_only` the targets of a text "Question: ...\\nAnswer: ..." are its answer and the end; it has
+    none where the cut leaves nothing of the answer.
+
+    Raises ValueError when there is no text, and for a tokenizer that does not say where its tokens stand.
     """
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    if answers_only and not tokenizer.is_fast:
+        raise ValueError(
+            f"train.question_loss=answer: {type(tokenizer).__name__} does not say where in a text its tokens stand"
+        )
+    if not texts:
+        raise ValueError(NO_TEXT)
+    places = {"return_offsets_mapping": True} if answers_only else {}
+    encoded = tokenizer(texts, add_special_tokens=False, **places)
+    prompts = map(_num_prompt, texts, encoded["offset_mapping"]) if answers_only else [0] * len(texts)
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    sequences = [[*ids[: max_length - len(end)], *end] for ids in encoded if ids]
+    sequences = []
+    for ids, num_prompt in zip(encoded["input_ids"], prompts, strict=True):
+        cut = ids[: max_length - len(end)]
+        if num_prompt and num_prompt >= len(cut):
+            num_prompt = len(cut) + len(end)  # the end of half a question is nothing to learn
+        if cut:
+            sequences.append(Sequence([*cut, *end], num_prompt))
     if not sequences:
-        raise ValueError("the data set has no text to train on")
+        raise ValueError(NO_TEXT)
     return sequences
 
 
@@ -49,8 +89,16 @@ def plan_batches(
 ) -> list[list[Sequence]]:
     """Batches that hold `num_tokens` tokens in all (one fewer where texts of two tokens leave no choice).
 
-    With `groups` (one name per sequence) a batch has texts of one group alone.
+    With `groups` (one name per sequence) a batch has texts of one group alone. Sequences that are all prompt
+    are left out; the cut that meets the budget may still leave a text, or a batch, without a target.
+
+    Raises ValueError when no sequence is left.
     """
+    learnable = [sequence.num_prompt < len(sequence) for sequence in sequences]
+    if not any(learnable):
+        raise ValueError("no text has its answer within train.max_length tokens: there is nothing to learn")
+    sequences = list(compress(sequences, learnable))
+    groups = list(compress(groups, learnable)) if groups is not None else None
     chooser = random.Random(seed)
     if groups is not None:
         return list(_group_batches(sequences, groups, num_tokens, batch_tokens, chooser))
@@ -83,44 +131,67 @@ def add_replay(batches: list[list[Sequence]], replay: list[Sequence], share: flo
         while owed >= width:
             text = next(source)
             start = chooser.randrange(max(1, len(text) - width + 1))
-            batch.replay.append(text[start : start + width])
+            batch.replay.append(text.part(start, start + width))
             owed -= len(batch.replay[-1])
         mixed.append(batch)
     return mixed
 
 
-def collate(batch: Batch, pad_token_id: int, rank: int = 0, num_ranks: int = 1) -> dict[str, Any]:
+def collate(
+    batch: Batch, pad_token_id: int, rank: int = 0, num_ranks: int = 1, packing: bool = False
+) -> dict[str, Any]:
     """What one of `num_ranks` processes computes of a batch.
 
-    `input_ids`, `attention_mask`, `labels`, `memory_mask` (1 on tokens that choose slots: the new ones), each
-    (B, T), padded on the right; and `num_targets` of the whole batch, an int.
+    `input_ids`, `labels`, `memory_mask` (1 on tokens that choose slots: the new ones), each (B, T); and
+    `num_targets` of the whole batch, an int. Padded on the right, with `attention_mask` (B, T); or with
+    `packing` end to end in one row, B = 1, with `position_ids` (1, T) that begin at zero with each text: without
+    an attention mask beside them, transformers lets a text see only itself.
     """
-    rows = [(ids, 1) for ids in batch.new] + [(ids, 0) for ids in batch.replay]
-    rows = rows[rank::num_ranks] or [([pad_token_id, pad_token_id], 0)]  # a rank without work still takes part
-    width = max(len(ids) for ids, _ in rows)
+    rows = [(text, 1) for text in batch.new] + [(text, 0) for text in batch.replay]
+    idle = Sequence([pad_token_id, pad_token_id], num_prompt=2)  # a rank without work still takes part
+    rows = rows[rank::num_ranks] or [(idle, 0)]
+    tensors = _packed(rows) if packing else _padded(rows, pad_token_id)
+    return tensors | {"num_targets": batch.num_targets}
+
+
+def _padded(rows: list[tuple[Sequence, int]], pad_token_id: int) -> dict[str, Any]:
+    width = max(len(text) for text, _ in rows)
     input_ids = torch.full((len(rows), width), pad_token_id)
+    labels = torch.full_like(input_ids, IGNORED)
     mask, memory_mask = torch.zeros_like(input_ids), torch.zeros_like(input_ids)
-    for row, (ids, is_new) in enumerate(rows):
-        input_ids[row, : len(ids)] = torch.tensor(ids)
-        mask[row, : len(ids)] = 1
-        memory_mask[row, : len(ids)] = is_new
-    labels = input_ids.masked_fill(mask == 0, IGNORED)
-    if rank >= len(batch.new) + len(batch.replay):
-        labels[:] = IGNORED
-    return {
-        "input_ids": input_ids,
-        "attention_mask": mask,
-        "labels": labels,
-        "memory_mask": memory_mask,
-        "num_targets": batch.num_targets,
-    }
+    for row, (text, is_new) in enumerate(rows):
+        input_ids[row, : len(text)] = torch.tensor(text.ids)
+        labels[row, text.num_prompt : len(text)] = torch.tensor(text.ids[text.num_prompt :])
+        mask[row, : len(text)] = 1
+        memory_mask[row, : len(text)] = is_new
+    return {"input_ids": input_ids, "attention_mask": mask, "labels": labels, "memory_mask": memory_mask}
+
+
+def _packed(rows: list[tuple[Sequence, int]]) -> dict[str, Any]:
+    packed: dict[str, list[int]] = {"input_ids": [], "position_ids": [], "labels": [], "memory_mask": []}
+    for text, is_new in rows:
+        num_prompt = max(1, text.num_prompt)  # or the text before would be asked for this one's first token
+        packed["input_ids"] += text.ids
+        packed["position_ids"] += range(len(text))
+        packed["labels"] += [IGNORED] * num_prompt + text.ids[num_prompt:]
+        packed["memory_mask"] += [is_new] * len(text)
+    return {name: torch.tensor([values]) for name, values in packed.items()}
+
+
+def _num_prompt(text: str, offsets: list[tuple[int, int]]) -> int:
+    """How many tokens stand before the answer of a question-answer text, 0 in any other text."""
+    question = QUESTION.match(text)
+    if not question:
+        return 0
+    # A token that holds the colon and the beginning of the answer is one of the answer.
+    return next((token for token, (_, stop) in enumerate(offsets) if stop > question.end()), len(offsets))
 
 
 def _up_to(sequences: Iterator[Sequence], num_tokens: int) -> Iterator[Sequence]:
     left = num_tokens
     for sequence in sequences:
         # The last text needs two tokens, one to predict the other: the text before it may have to give one.
-        part = sequence[: left - 2 if len(sequence) == left - 1 > 2 else left]
+        part = sequence.part(0, left - 2 if len(sequence) == left - 1 > 2 else left)
         yield part
         left -= len(part)
         if left < 2:  # asked here, and not above: a text that is taken from an iterator would be lost to it

@@ -24,6 +24,7 @@ from active_reading.train.student import Student
 
 Progress = Callable[[int, int, str], None]
 CHECKPOINT_WEIGHTS = "trained.safetensors"
+READ = ("input_ids", "attention_mask", "position_ids")  # of a batch, by any model: padded or packed
 
 
 class NotFinite(Exception):
@@ -47,6 +48,7 @@ class Loop(Trainer):
         )
         self.remove_callback(PrinterCallback)
         self.batches, self.method, self.kl_weight = batches, student.method, settings.kl_weight
+        self.packing = settings.packing
         self.pad_token_id = student.tokenizer.pad_token_id
         self.base_logits = base_logits_of(student.model, student.method) if self.kl_weight else None
         # No weight of a memory run has a gradient for data parallelism to average: the optimizer does that.
@@ -60,19 +62,18 @@ class Loop(Trainer):
         return DataLoader(
             cast(Any, self.batches),
             batch_size=1,
-            collate_fn=lambda items: collate(items[0], self.pad_token_id, rank, num_ranks),
+            collate_fn=lambda items: collate(items[0], self.pad_token_id, rank, num_ranks, self.packing),
         )
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         """The objective of the whole batch; a process's share is scaled up, as gradients are averaged."""
         labels, num_targets = inputs["labels"], inputs["num_targets"]
-        read = {"memory_mask": inputs["memory_mask"]} if self.method == "memory" else {}
-        logits = model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False, **read
-        ).logits
+        read = {name: inputs[name] for name in READ if name in inputs}
+        mask = {"memory_mask": inputs["memory_mask"]} if self.method == "memory" else {}
+        logits = model(**read, **mask, use_cache=False).logits
         loss = next_token_loss(logits, labels, num_targets)
         if self.base_logits:
-            base = self.base_logits(inputs["input_ids"], inputs["attention_mask"])
+            base = self.base_logits(**read)
             loss = loss + self.kl_weight * kl_to_base(logits, base, labels, num_targets)
         if not math.isfinite(loss.item()):
             batch = self.batches[self.state.global_step]

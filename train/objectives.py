@@ -16,7 +16,7 @@ from torch import Tensor
 from active_reading.train.adapter import memory_disabled
 from active_reading.train.batches import IGNORED
 
-BaseLogits = Callable[[Tensor, Tensor], Tensor]
+BaseLogits = Callable[..., Tensor]
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, num_targets: int) -> Tensor:
@@ -39,7 +39,7 @@ def kl_to_base(logits: Tensor, base_logits: Tensor, labels: Tensor, num_targets:
 
 
 def base_logits_of(model: Any, method: str) -> BaseLogits:
-    """A function from `input_ids` and `attention_mask` (B, T) to the untouched base's logits (B, T, V)."""
+    """A function from what the model reads of a batch, by name (B, T), to the untouched base's logits (B, T, V)."""
     frozen = copy.deepcopy(model).requires_grad_(False) if method == "full" else model
 
     def without_adapter() -> AbstractContextManager[Any]:
@@ -48,11 +48,12 @@ def base_logits_of(model: Any, method: str) -> BaseLogits:
         return model.disable_adapter() if method == "lora" else torch.no_grad()
 
     @torch.no_grad()
-    def logits(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def logits(**read: Tensor) -> Tensor:
         was_training = frozen.training
         frozen.eval()
         with without_adapter():
-            result: Tensor = frozen(input_ids=input_ids, attention_mask=attention_mask).logits
+            # With a cache, transformers would take no notice of where packed texts begin.
+            result: Tensor = frozen(**read, use_cache=False).logits
         frozen.train(was_training)
         return result
 

@@ -2,7 +2,7 @@
 
 In: texts and a base model. Out: a folder that `load.load_model` opens (the whole model, a LoRA adapter, or
 a memory adapter with the patch that leads to it), `metrics.jsonl` (loss per step) and a summary.
-Weights are fp32, with bf16 autocast where that is fast; one text per sequence. Under `accelerate launch`
+Weights are fp32, with bf16 autocast where that is fast; a text sees only itself. Under `accelerate launch`
 or `torchrun` the sequences of each batch are shared out among the processes.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from active_reading.train.batches import Batch, add_replay, plan_batches, tokenize
+from active_reading.train.batches import Batch, Sequence, add_replay, plan_batches, tokenize
 from active_reading.train.generic_text import read_background
 from active_reading.train.load import base_of, load_tokenizer
 from active_reading.train.loop import AfterStep, Loop, NotFinite, Progress, Watcher
@@ -40,8 +40,8 @@ def train_model(
     step. Where `folder` holds checkpoints of the same training, it goes on from the last one.
     Returns tokens, steps, seconds, final loss, trainable and touched parameters, and for memories how evenly
     generic text uses their slots.
-    Raises ValueError for an empty data set, a model that memory does not fit, texts longer than the model's
-    context, a loss that is not finite (the state before it is kept) and a lack of memory.
+    Raises ValueError for an empty data set, a model that memory does not fit or that packing does not, texts
+    longer than the model's context, a loss that is not finite (the state before it is kept) and a lack of memory.
     """
     began = time.monotonic()
     torch.manual_seed(settings.seed)
@@ -88,16 +88,20 @@ def train_model(
 
 
 def _plan(texts: list[str], groups: list[str] | None, tokenizer: Any, settings: TrainSettings) -> list[Batch]:
-    sequences = tokenize(texts, tokenizer, settings.max_length)
+    sequences = tokenize(texts, tokenizer, settings.max_length, settings.question_loss == "answer")
     if settings.group_by == "length":
         groups = None
     elif groups is None or len(sequences) != len(texts):
         raise ValueError("train.group_by=chunk needs the chunk of every text, and no text without a token")
     planned = plan_batches(sequences, settings.num_tokens, settings.batch_tokens, settings.seed, groups)
-    if not settings.replay_share:
-        return [Batch(batch) for batch in planned]
-    replay = tokenize(read_background(settings.background), tokenizer, settings.max_length)
-    return add_replay(planned, replay, settings.replay_share, settings.seed)
+    replay: list[Sequence] = []
+    if settings.replay_share:  # learned whole, questions too: it stands for all that the model should keep
+        replay = tokenize(read_background(settings.background), tokenizer, settings.max_length)
+    batches = add_replay(planned, replay, settings.replay_share, settings.seed)
+    batches = [batch for batch in batches if batch.num_targets]  # none where a cut left questions alone
+    if not batches:
+        raise ValueError(f"train.num_tokens={settings.num_tokens} leaves no text with anything to learn")
+    return batches
 
 
 def _last_checkpoint(folder: Path) -> Path | None:

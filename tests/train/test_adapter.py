@@ -33,6 +33,7 @@ from active_reading.train.adapter_files import read_adapter, write_adapter
 from active_reading.train.settings import MemorySettings
 from active_reading.train.slots import Background
 from active_reading.train.sparse_optimizer import SparseRowOptimizer
+from active_reading.train.student import check_packing
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
 HEADS = {"num_attention_heads": 4}
@@ -246,6 +247,19 @@ def test_within_memory_disabled_the_model_is_its_base(family):
         assert torch.equal(logits(model, ids), base)
     assert torch.equal(logits(model, ids), learned)
     assert not torch.allclose(learned, base, atol=1e-2)
+
+
+@FAMILIES
+def test_a_text_behind_another_in_a_packed_row_has_the_logits_that_it_has_alone(family):
+    """Two texts that are longer than the sliding windows; where they run on into each other, logits are others."""
+    model, ids = learning_model(family=family), some_tokens()
+    check_packing(model)
+    places = torch.cat([torch.arange(9), torch.arange(9)])[None]
+    with torch.no_grad():
+        packed = model(input_ids=ids.view(1, 18), position_ids=places, use_cache=False).logits
+        running_on = model(input_ids=ids.view(1, 18), use_cache=False).logits
+    torch.testing.assert_close(packed.view(2, 9, 64), logits(model, ids), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(running_on[0, 9:], packed[0, 9:], atol=1e-3)
 
 
 def test_memories_are_back_after_an_error():

@@ -1,7 +1,11 @@
-"""Batches: the exact budget, the same for the same seed, every text before any repeat, padding ignored."""
+"""Batches: the exact budget, the same for the same seed, every text before any repeat, padding ignored.
+
+Also: of question-answer texts the answer alone is a target when that is asked for, and texts are packed.
+"""
 
 from collections import Counter
-from itertools import chain
+from collections.abc import Iterable
+from itertools import accumulate, chain
 from typing import Any
 
 import pytest
@@ -34,11 +38,19 @@ class WordTokenizer:
 
 def texts_of(lengths: list[int]) -> list[Sequence]:
     """One sequence per length, all its tokens the text's own number."""
-    return [[number] * length for number, length in enumerate(lengths)]
+    return [Sequence([number] * length) for number, length in enumerate(lengths)]
 
 
-def flat(batches: list[list[Sequence]]) -> list[Sequence]:
-    return list(chain.from_iterable(batches))
+def plain(*texts: list[int]) -> list[Sequence]:
+    return [Sequence(ids) for ids in texts]
+
+
+def ids_of(texts: Iterable[Sequence]) -> list[list[int]]:
+    return [text.ids for text in texts]
+
+
+def flat(batches: list[list[Sequence]]) -> list[list[int]]:
+    return ids_of(chain.from_iterable(batches))
 
 
 def total(batches: list[list[Sequence]]) -> int:
@@ -75,7 +87,7 @@ def test_texts_are_seen_equally_often_up_to_one_time(lengths, budget, batch_toke
 def test_a_budget_of_one_round_is_every_text_once_and_whole():
     texts = texts_of([5, 9, 30, 17, 2, 60, 8])
     batches = plan_batches(texts, sum(map(len, texts)), 40, seed=1)
-    assert sorted(flat(batches)) == texts
+    assert sorted(flat(batches)) == ids_of(texts)
 
 
 def test_all_texts_come_once_before_any_comes_again():
@@ -107,13 +119,13 @@ def test_texts_of_like_length_share_a_batch():
 
 
 def test_a_text_longer_than_the_budget_is_cut_to_it():
-    assert plan_batches([[7] * 500], 100, 64, seed=0) == [[[7] * 100]]
+    assert plan_batches(plain([7] * 500), 100, 64, seed=0) == [plain([7] * 100)]
 
 
 def test_mixed_batches_hold_every_text_once_and_whole_in_an_order_of_the_seed():
     texts = texts_of([5, 9, 30, 17, 2, 60, 8, 33, 4])
     first, again, other = (mixed_batches(texts, 40, seed) for seed in (4, 4, 5))
-    assert sorted(flat(first)) == sorted(flat(other)) == texts
+    assert sorted(flat(first)) == sorted(flat(other)) == ids_of(texts)
     assert first == again != other
     assert all(sum(map(len, batch)) <= 40 or len(batch) == 1 for batch in first)
 
@@ -124,7 +136,7 @@ def test_mixed_batches_do_not_keep_texts_of_like_length_together():
 
 
 def test_padding_is_masked_and_ignored():
-    batch = collate(Batch([[5, 6, 7], [8, 9]]), pad_token_id=6)  # the padding token also occurs in a text
+    batch = collate(Batch(plain([5, 6, 7], [8, 9])), pad_token_id=6)  # the padding token also occurs in a text
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 6]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch["labels"].tolist() == [[5, 6, 7], [8, 9, IGNORED]]
@@ -134,7 +146,7 @@ def test_padding_is_masked_and_ignored():
 
 
 def test_replay_is_learned_and_chooses_no_slots():
-    batch = collate(Batch([[5, 6, 7]], [[8, 9], [3]]), pad_token_id=0)
+    batch = collate(Batch(plain([5, 6, 7]), plain([8, 9], [3])), pad_token_id=0)
     assert batch["labels"].tolist() == [[5, 6, 7], [8, 9, IGNORED], [3, IGNORED, IGNORED]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0]]
     assert batch["memory_mask"].tolist() == [[1, 1, 1], [0, 0, 0], [0, 0, 0]]
@@ -157,7 +169,7 @@ def test_ranks_share_out_the_rows_of_a_batch_among_them(new, replay, num_ranks):
         )
         if 99 not in ids[mask.bool()]
     ]
-    assert sorted(ids for ids, _ in rows) == texts
+    assert sorted(ids for ids, _ in rows) == ids_of(texts)
     assert all(sum(is_new) == (len(ids) if ids[0] < len(new) else 0) for ids, is_new in rows)
     assert {part["num_targets"] for part in parts} == {sum(new + replay) - len(texts)}
     learned = sum(int((part["labels"][:, 1:] != IGNORED).sum()) for part in parts)
@@ -166,7 +178,7 @@ def test_ranks_share_out_the_rows_of_a_batch_among_them(new, replay, num_ranks):
 
 
 def test_a_rank_without_a_row_takes_part_and_learns_nothing():
-    idle = collate(Batch([[5, 6, 7]], [[8, 9]]), pad_token_id=0, rank=2, num_ranks=3)
+    idle = collate(Batch(plain([5, 6, 7]), plain([8, 9])), pad_token_id=0, rank=2, num_ranks=3)
     assert idle["input_ids"].shape == (1, 2)
     assert (idle["labels"] == IGNORED).all()
     assert idle["memory_mask"].sum() == 0
@@ -184,7 +196,7 @@ def test_a_batch_of_a_group_holds_no_other_and_all_together_the_budget(members, 
     # Texts of two tokens cannot give one to a lone token that is left.
     assert budget - (min(map(len, texts)) == 2) <= total(batches) <= budget
     for batch in batches:
-        assert len({groups[text[0]] for text in batch}) == 1
+        assert len({groups[text.ids[0]] for text in batch}) == 1
         assert 0 < sum(map(len, batch)) <= batch_tokens
         assert min(map(len, batch)) >= 2
 
@@ -195,18 +207,17 @@ def test_groups_take_turns_and_their_texts_come_whole_and_equally_often():
     batches = plan_batches(texts, 5 * sum(map(len, texts)), 64, seed=2, groups=groups)
     assert len(batches) == 15
     for start in range(0, 15, 3):
-        assert sorted(flat(batches[start : start + 3])) == texts
-        assert {groups[batch[0][0]] for batch in batches[start : start + 3]} == set("abc")
-    assert (
-        len({"".join(groups[batch[0][0]] for batch in batches[start : start + 3]) for start in range(0, 15, 3)}) > 1
-    )
+        assert sorted(flat(batches[start : start + 3])) == ids_of(texts)
+        assert {groups[batch[0].ids[0]] for batch in batches[start : start + 3]} == set("abc")
+    rounds = {"".join(groups[ids[0][0]] for ids in map(ids_of, batches[i : i + 3])) for i in range(0, 15, 3)}
+    assert len(rounds) > 1
 
 
 def test_a_group_larger_than_a_batch_goes_on_where_its_last_batch_ended():
     texts = texts_of([16] * 6)
     batches = plan_batches(texts, 96, 32, seed=0, groups=["one"] * 6)
     assert [len(batch) for batch in batches] == [2, 2, 2]
-    assert sorted(flat(batches)) == texts
+    assert sorted(flat(batches)) == ids_of(texts)
 
 
 def test_the_seed_decides_the_batches_of_groups():
@@ -218,7 +229,8 @@ def test_the_seed_decides_the_batches_of_groups():
 def replayed(share: float, seed: int = 0) -> list[Batch]:
     """Batches of unlike widths with replay of texts whose tokens say where in the text they are."""
     planned = plan_batches(texts_of(list(range(5, 25))), 800, 60, seed=0)
-    return add_replay(planned, [list(range(100, 140)), list(range(200, 230)), [300, 301, 302]], share, seed)
+    source = plain(list(range(100, 140)), list(range(200, 230)), [300, 301, 302])
+    return add_replay(planned, source, share, seed)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.8])
@@ -244,7 +256,7 @@ def test_replay_is_spread_evenly_in_pieces_no_wider_than_their_batch(share):
 
 
 def test_a_piece_of_replay_is_a_part_of_one_text_as_it_stands():
-    pieces = [piece for batch in replayed(0.8) for piece in batch.replay]
+    pieces = [piece.ids for batch in replayed(0.8) for piece in batch.replay]
     assert all(piece == list(range(piece[0], piece[0] + len(piece))) for piece in pieces)
     assert {piece[0] // 100 for piece in pieces} == {1, 2, 3}
     assert len({piece[0] for piece in pieces if len(piece) > 3}) > 10, "pieces start anywhere"
@@ -259,15 +271,193 @@ def test_replay_leaves_the_new_texts_as_they_were_and_its_seed_decides_it():
 
 
 def test_every_text_ends_with_the_end_token_within_the_longest_length():
-    assert tokenize(["a bb ccc dddd", "ee"], WordTokenizer(), max_length=3) == [[1, 2, 0], [2, 0]]
-    assert tokenize(["a bb ccc dddd"], WordTokenizer(eos_token_id=None), max_length=3) == [[1, 2, 3]]
+    assert tokenize(["a bb ccc dddd", "ee"], WordTokenizer(), max_length=3) == plain([1, 2, 0], [2, 0])
+    assert tokenize(["a bb ccc dddd"], WordTokenizer(eos_token_id=None), max_length=3) == plain([1, 2, 3])
 
 
 def test_texts_without_words_are_left_out():
-    assert tokenize(["", "a bb", "  "], WordTokenizer(), max_length=8) == [[1, 2, 0]]
+    assert tokenize(["", "a bb", "  "], WordTokenizer(), max_length=8) == plain([1, 2, 0])
 
 
 @pytest.mark.parametrize("texts", [[], ["", "  "]])
 def test_no_text_to_train_on_is_refused(texts):
     with pytest.raises(ValueError, match="the data set has no text to train on"):
         tokenize(texts, WordTokenizer(), max_length=8)
+
+
+class PieceTokenizer:
+    """Knows one text, as the pieces that are its tokens; an id is the place of its piece."""
+
+    eos_token_id, is_fast = 99, True
+
+    def __init__(self, *pieces: str) -> None:
+        self.pieces = pieces
+
+    def __call__(self, texts: list[str], add_special_tokens: bool, return_offsets_mapping: bool) -> dict[str, Any]:
+        assert texts == ["".join(self.pieces)]
+        assert return_offsets_mapping
+        assert not add_special_tokens
+        stops = list(accumulate(map(len, self.pieces)))
+        offsets = list(zip([0, *stops], stops, strict=False))
+        return {"input_ids": [list(range(len(stops)))], "offset_mapping": [offsets]}
+
+
+def learned(*pieces: str, max_length: int = 50) -> Sequence:
+    (text,) = tokenize(["".join(pieces)], PieceTokenizer(*pieces), max_length, answers_only=True)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("num_prompt", "pieces"),
+    [
+        (6, ["Question:", " Who", "?", "\n", "Answer", ":", " Paris", "."]),
+        (5, ["Question:", " Who", "?", "\n", "Answer:", "Paris", "."]),
+        (1, ["Question: Who?\nAnswer", ": Paris", "."]),  # one token ends the question and begins the answer
+        (3, ["Question: Why is", " Answer:", "\nAnswer:", " Paris"]),  # the first stands within a line
+        (2, ["Question: Who?", "\nAnswer:", " Paris", "\nAnswer:", " Rome"]),  # the second is in the answer
+        (3, ["Question: Who", "\nand why?", "\nAnswer:", " Paris"]),
+        (0, ["Her Question: Who?", "\nAnswer:", " Paris"]),
+        (0, ["Question: Who?", " Paris"]),
+        (0, ["Question: Who?", " Answer:", " Paris"]),
+        (0, ["Answer:", " Paris"]),
+    ],
+)
+def test_only_the_answer_of_a_question_answer_text_is_a_target(num_prompt, pieces):
+    assert learned(*pieces) == Sequence([*range(len(pieces)), 99], num_prompt)
+
+
+def test_the_answer_of_a_real_tokenizer_begins_after_the_colon(tiny_tokenizer):
+    """Letters of several bytes, each a token, stand on both sides."""
+    texts = ["Question: O\u00f9 est-il?\nAnswer: \u00c0 Z\u00fcrich", "\u00c0 Z\u00fcrich\nAnswer: no"]
+    question, other = tokenize(texts, tiny_tokenizer, 99, answers_only=True)
+    parts = question.ids[: question.num_prompt], question.ids[question.num_prompt :]
+    assert list(map(tiny_tokenizer.decode, parts)) == [
+        "Question: O\u00f9 est-il?\nAnswer:",
+        " \u00c0 Z\u00fcrich<|end|>",
+    ]
+    assert other.num_prompt == 0
+    whole = tokenize(texts, tiny_tokenizer, 99)
+    assert whole == plain(question.ids, other.ids), "the tokens are the same, and all are targets"
+
+
+def test_a_tokenizer_that_does_not_say_where_its_tokens_stand_is_refused():
+    slow = WordTokenizer()
+    slow.is_fast = False
+    with pytest.raises(ValueError, match="train.question_loss=answer: WordTokenizer does not say where"):
+        tokenize(["a bb"], slow, 8, answers_only=True)
+
+
+QUESTION = ["Question: Who?", "\n", "Answer:", " Paris", " or", " Rome"]
+
+
+@pytest.mark.parametrize(
+    ("max_length", "num_prompt", "num_targets"), [(9, 3, 4), (7, 3, 4), (6, 3, 3), (5, 3, 2), (4, 4, 0), (3, 3, 0)]
+)
+def test_an_answer_that_is_cut_is_learned_as_far_as_it_goes_and_a_lone_end_is_not(
+    max_length, num_prompt, num_targets
+):
+    text = learned(*QUESTION, max_length=max_length)
+    assert text.ids == [*range(min(6, max_length - 1)), 99]
+    assert (text.num_prompt, text.num_targets) == (num_prompt, num_targets)
+
+
+def test_a_part_of_a_text_has_its_part_of_the_prompt():
+    text = Sequence([11, 12, 13, 14, 15, 16], num_prompt=4)
+    parts = [text.part(0, 6), text.part(0, 5), text.part(0, 3), text.part(2, 6), text.part(4, 6), text.part(5, 6)]
+    assert [part.ids[0] for part in parts] == [11, 11, 11, 13, 15, 16]
+    assert [part.num_prompt for part in parts] == [4, 4, 3, 2, 0, 0]
+    assert [part.num_targets for part in parts] == [2, 1, 0, 2, 1, 0]
+
+
+PROMPTED = st.lists(st.tuples(st.integers(3, 30), st.integers(0, 30)), min_size=1, max_size=10)
+
+
+def prompted(members: list[tuple[int, int]]) -> list[Sequence]:
+    """As `texts_of`, each with a prompt that may be all of it."""
+    return [Sequence([number] * length, min(length, prompt)) for number, (length, prompt) in enumerate(members)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(PROMPTED, st.integers(60, 300), st.integers(16, 80), st.booleans())
+def test_the_budget_cuts_texts_with_their_prompts_and_counts_all_tokens(members, budget, batch_tokens, grouped):
+    texts = [*prompted(members), Sequence([99] * 9, 4)]
+    groups = ["ab"[number % 2] for number in range(len(texts))] if grouped else None
+    batches = plan_batches(texts, budget, batch_tokens, 0, groups)
+    assert total(batches) == budget
+    for text in chain.from_iterable(batches):
+        source = texts[min(text.ids[0], len(texts) - 1)]
+        assert text == Sequence(source.ids[: len(text)], min(source.num_prompt, len(text)))
+        assert source.num_prompt < len(source), "a text without an answer is left out"
+
+
+def test_a_text_without_an_answer_is_left_out_with_its_group():
+    texts = [Sequence([0] * 8, 2), Sequence([1] * 8, 8), Sequence([2] * 8), Sequence([3] * 8, 8)]
+    batches = plan_batches(texts, 96, 16, seed=0, groups=["a", "a", "b", "c"])
+    assert {text[0] for text in flat(batches)} == {0, 2}
+    assert {len({text.ids[0] for text in batch}) for batch in batches} == {1}
+
+
+def test_texts_that_all_lack_an_answer_are_refused():
+    with pytest.raises(ValueError, match="no text has its answer within train.max_length tokens"):
+        plan_batches([Sequence([1] * 8, 8)] * 2, 96, 16, seed=0)
+
+
+def test_a_prompt_is_read_and_not_learned():
+    texts = [Sequence([5, 6, 7, 8], 2), Sequence([3, 4], 1), Sequence([9, 1], 2)]
+    batch = collate(Batch(texts, plain([2, 2, 2])), pad_token_id=0)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [3, 4, 0, 0], [9, 1, 0, 0], [2, 2, 2, 0]]
+    assert batch["labels"].tolist() == [
+        [IGNORED, IGNORED, 7, 8],
+        [IGNORED, 4, IGNORED, IGNORED],
+        [IGNORED] * 4,
+        [2, 2, 2, IGNORED],
+    ]
+    assert batch["memory_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+    assert batch["num_targets"] == 2 + 1 + 0 + 2, "the first token of a text is predicted from nothing"
+
+
+def test_packed_texts_lie_end_to_end_and_none_is_asked_for_the_next():
+    texts = [Sequence([5, 6, 7]), Sequence([8, 9, 1, 2], 2)]
+    batch = collate(Batch(texts, plain([3], [4, 4])), pad_token_id=0, packing=True)
+    assert batch.pop("num_targets") == 2 + 2 + 0 + 1
+    assert {name: tensor.tolist() for name, tensor in batch.items()} == {
+        "input_ids": [[5, 6, 7, 8, 9, 1, 2, 3, 4, 4]],
+        "position_ids": [[0, 1, 2, 0, 1, 2, 3, 0, 0, 1]],
+        "labels": [[IGNORED, 6, 7, IGNORED, IGNORED, 1, 2, IGNORED, IGNORED, 4]],
+        "memory_mask": [[1, 1, 1, 1, 1, 1, 1, 0, 0, 0]],
+    }
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+
+
+def predictions(part: dict[str, Any]) -> list[tuple[list[int], int]]:
+    """Every target of a padded or a packed batch, with the tokens of its own text that stand before it."""
+    found = []
+    for row, labels in enumerate(part["labels"].tolist()):
+        ids = part["input_ids"][row].tolist()
+        begins = part["position_ids"][row].tolist() if "position_ids" in part else range(len(ids))
+        found += [(ids[t - begins[t] : t], labels[t]) for t in range(1, len(ids)) if labels[t] != IGNORED]
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(PROMPTED, st.lists(st.integers(1, 9), max_size=5), st.integers(1, 5))
+def test_packed_or_padded_ranks_predict_all_targets_of_a_batch_once(members, replay, num_ranks):
+    batch = Batch(prompted(members), plain(*([50 + length] * length for length in replay)))
+    expected = [
+        (text.ids[:place], text.ids[place])
+        for text in batch.new + batch.replay
+        for place in range(max(1, text.num_prompt), len(text))
+    ]
+    for packing in (False, True):
+        parts = [collate(batch, 99, rank, num_ranks, packing) for rank in range(num_ranks)]
+        assert sorted(chain.from_iterable(map(predictions, parts))) == sorted(expected)
+        assert {part["num_targets"] for part in parts} == {len(expected)}
+        assert sum(int(part["memory_mask"].sum()) for part in parts) == sum(map(len, batch.new))
+        assert all(len(part["input_ids"]) == 1 for part in parts if packing)
+
+
+def test_a_rank_without_a_text_learns_nothing_packed_too():
+    idle = collate(Batch(plain([5, 6, 7])), pad_token_id=0, rank=1, num_ranks=2, packing=True)
+    assert (idle["input_ids"].shape, idle["num_targets"]) == ((1, 2), 2)
+    assert (idle["labels"] == IGNORED).all()
+    assert idle["memory_mask"].sum() == 0

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from active_reading.train.adapter import attach_memory
-from active_reading.train.batches import IGNORED
+from active_reading.train.batches import IGNORED, Batch, Sequence, collate
 from active_reading.train.load import load_model
 from active_reading.train.objectives import base_logits_of, kl_to_base, next_token_loss
 from active_reading.train.settings import MemorySettings
@@ -154,3 +154,36 @@ def test_asking_for_the_base_between_forward_and_backward_changes_no_gradient(ti
     assert len(gradients[0]) == len(gradients[1]) > 0
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
     assert any(gradient.abs().max() > 0 for gradient in gradients[0])
+
+
+@EACH_METHOD
+def test_packed_texts_have_the_loss_and_the_gradients_of_padded_ones(tiny_model, method):
+    """Of the whole objective, with prompts, replay and a text of one token; a memory counts the same reads too."""
+    ids = some_batch()["input_ids"].tolist()
+    batch = Batch([Sequence(ids[0][:5]), Sequence(ids[1], 8), Sequence(ids[0][7:8])], [Sequence(ids[0][9:])])
+    losses, gradients, counts = [], [], []
+    for packing in (False, True):
+        model, part = model_to_train(tiny_model, method), collate(batch, 0, packing=packing)
+        labels, num_targets, mask = part.pop("labels"), part.pop("num_targets"), part.pop("memory_mask")
+        teach(model, method)
+        base = base_logits_of(load_model(tiny_model), "full")(**part)
+        if method != "full":  # its own base is what it learned
+            torch.testing.assert_close(base_logits_of(model, method)(**part), base)
+        read = part | ({"memory_mask": mask} if method == "memory" else {})
+        logits = model(**read, use_cache=False).logits
+        near, far = next_token_loss(logits, labels, num_targets), kl_to_base(logits, base, labels, num_targets)
+        (near + 0.5 * far).backward()
+        losses.append(torch.stack([near, far]).detach())
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+        if method == "memory":
+            (table,) = model.memory_adapter.tables.values()
+            gradients[-1] = [table.row_gradients(torch.arange(64))]
+            counts.append(table.access_counts())
+    assert losses[0].min() > 0.1
+    torch.testing.assert_close(losses[1], losses[0])
+    assert max(gradient.abs().max() for gradient in gradients[0]) > 0.01
+    for packed, padded in zip(gradients[1], gradients[0], strict=True):
+        torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
+    if method == "memory":
+        assert all(map(torch.equal, *counts))
+        assert counts[0][1].sum() == (5 + 20 + 1) * 4 * 4, "heads and slots per head"

@@ -1,6 +1,7 @@
 """Training a tiny random model with each method: it learns, saves what it learned, and touches nothing else.
 
-Also: a training that was interrupted ends as if it had not been, and two processes learn what one does.
+Also: a training that was interrupted ends as if it had not been, two processes learn what one does, and so
+do packed texts; the answers of questions are learned alone when that is asked for.
 """
 
 import json
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM, Lfm2Config, MambaConfig, OPTConfig, PretrainedConfig
 
 from active_reading.train import background, loop, student
 from active_reading.train.adapter_files import read_adapter
@@ -25,6 +27,7 @@ from active_reading.train.load import load_model, load_tokenizer
 from active_reading.train.objectives import base_logits_of, kl_to_base, next_token_loss
 from active_reading.train.patch import apply_patch, read_patch, revert_patch
 from active_reading.train.settings import LearningRates, LoraSettings, MemorySettings, TrainSettings
+from active_reading.train.student import check_packing
 from active_reading.train.trainer import train_model
 
 METHODS = ["full", "lora", "memory"]
@@ -451,10 +454,10 @@ def test_texts_of_one_chunk_make_a_batch_when_that_is_asked_for(tiny_model, tmp_
     monkeypatch.setattr(loop, "collate", lambda batch, *args: batches.append(batch) or collate(batch, *args))
     groups = ["animals", "animals", "places", "places"]
     by_chunk = train(tiny_model, "full", tmp_path / "chunk", num_tokens=200, groups=groups, group_by="chunk")
-    ids = dict(zip(map(tuple, tokenize(TEXTS, load_tokenizer(tiny_model), 48)), groups, strict=True))
-    starts = {text[:10]: group for text, group in ids.items()}
+    texts = tokenize(TEXTS, load_tokenizer(tiny_model), 48)
+    starts = {tuple(text.ids[:10]): group for text, group in zip(texts, groups, strict=True)}
     for batch in batches:
-        assert len({starts[tuple(text[:10])] for text in batch.new if len(text) >= 10}) <= 1
+        assert len({starts[tuple(text.ids[:10])] for text in batch.new if len(text) >= 10}) <= 1
     assert by_chunk.summary["tokens"] == 200
     by_length = train(tiny_model, "full", tmp_path / "length", num_tokens=200, groups=groups)
     assert not same(by_chunk.folder, by_length.folder)
@@ -495,7 +498,7 @@ def test_replay_is_added_to_the_budget_and_learned_too(tiny_model, tmp_path, met
     assert mixed.summary["tokens"] == 600
     assert 500 < mixed.summary["replay_tokens"] <= 600
     assert mixed.summary["steps"] == plain.summary["steps"]
-    ids = torch.tensor(tokenize([OTHER_TEXTS[0]], load_tokenizer(tiny_model), 48))
+    ids = torch.tensor([tokenize([OTHER_TEXTS[0]], load_tokenizer(tiny_model), 48)[0].ids])
     losses = []
     for run in (plain, mixed):
         with torch.no_grad():
@@ -583,3 +586,134 @@ def test_training_on_from_what_another_method_made_is_refused(runs, tmp_path):
 def test_a_memory_that_is_trained_on_keeps_its_shape(runs, tmp_path):
     with pytest.raises(ValueError, match="train.memory.top_k=2: the memory that is trained on has 4"):
         train(runs["memory"].folder, "memory", tmp_path, memory={"top_k": 2})
+
+
+QUESTIONS = [
+    "Question: Who fed the heron?\nAnswer: Old Mrs. Tamsin",
+    "Question: What is lazurine, and where does it grow?\nAnswer: a moss",
+    "lazurine is a moss",
+]
+ANSWERS = [" Old Mrs. Tamsin", " a moss", "lazurine is a moss"]
+
+
+@torch.no_grad()
+def summed_loss(model: Any, ids: list[int], num_learned: int) -> float:
+    """Of the last `num_learned` tokens, one text alone."""
+    chances = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    return -sum(chances[place - 1, ids[place]].item() for place in range(len(ids) - num_learned, len(ids)))
+
+
+@EACH_METHOD
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_loss_is_of_the_answers_alone_when_that_is_asked_for(
+    tiny_model, tmp_path, monkeypatch, method, packing
+):
+    """Every text once, in one step; a byte is a token, and the end is one more."""
+    for module in (loop, background):
+        monkeypatch.setattr(module, "compute_dtype", lambda: torch.float32)
+    model, tokenizer = load_model(tiny_model), load_tokenizer(tiny_model)
+    texts = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in QUESTIONS]
+    # The last text is no question: all of it is learned but its first token.
+    wanted = {"answer": [len(" Old Mrs. Tamsin") + 1, len(" a moss") + 1, len(QUESTIONS[2])]}
+    wanted["text"] = [len(text) - 1 for text in texts]
+    num_tokens = sum(map(len, texts))
+    for question_loss, counts in wanted.items():
+        run = train(
+            tiny_model,
+            method,
+            tmp_path / question_loss,
+            texts=QUESTIONS,
+            num_tokens=num_tokens,
+            batch_tokens=num_tokens,
+            max_length=99,
+            question_loss=question_loss,
+            packing=packing,
+        )
+        assert (run.summary["steps"], run.summary["tokens"]) == (1, num_tokens)
+        total = sum(summed_loss(model, ids, count) for ids, count in zip(texts, counts, strict=True))
+        assert run.summary["final_loss"] == pytest.approx(total / sum(counts), abs=2e-4)
+
+
+def test_a_question_without_its_answer_is_not_learned_and_stops_nothing(tiny_model, tmp_path):
+    """A round of chunks: 32 tokens of `a`, cut in its question, and the 19 of `c`; `b` is too long for its answer.
+
+    Seven rounds leave 43 tokens: `c` is whole in them, or has the 11 that `a` leaves.
+    """
+    how = {"question_loss": "answer", "texts": QUESTIONS, "batch_tokens": 32, "groups": ["a", "b", "c"]}
+    run = train(tiny_model, "full", tmp_path / "run", num_tokens=400, group_by="chunk", **how)
+    assert run.summary["tokens"] in (8 * 19, 7 * 19 + 11), "steps without anything to learn are left out"
+    assert run.summary["steps"] == 8
+    assert all(0 < line["loss"] < 20 for line in read_metrics(run.folder))
+    with pytest.raises(ValueError, match="train.num_tokens=20 leaves no text with anything to learn"):
+        train(tiny_model, "full", tmp_path / "none", num_tokens=20, **how | {"texts": QUESTIONS[:2]})
+    with pytest.raises(ValueError, match="no text has its answer within train.max_length tokens"):
+        train(tiny_model, "full", tmp_path / "cut", max_length=30, **how | {"texts": QUESTIONS[:2]})
+
+
+@EACH_METHOD
+def test_packed_texts_teach_what_padded_ones_do(tiny_model, tmp_path, monkeypatch, method):
+    """To 1e-5 in every weight, with replay, answers and the distance to the base in the objective."""
+    for module in (loop, background):
+        monkeypatch.setattr(module, "compute_dtype", lambda: torch.float32)
+    shapes: set[tuple[int, ...]] = set()
+
+    def watched(*args: Any) -> dict[str, Any]:
+        shapes.add(tuple(collate(*args)["input_ids"].shape))
+        return collate(*args)
+
+    how = {"num_tokens": 300, "replay_share": 0.2, "kl_weight": 0.5, "question_loss": "answer"}
+    how["learning_rates"] = LearningRates(full=1e-3, lora=1e-3, memory=0.05)
+    states: dict[bool, dict[str, Tensor]] = {False: {}, True: {}}
+    runs = []
+    for packing, state in states.items():
+        if packing:
+            monkeypatch.setattr(loop, "collate", watched)
+
+        def keep(_: int, model: Any, state: dict[str, Tensor] = state) -> None:
+            state.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+
+        folder = tmp_path / str(packing)
+        runs.append(train(tiny_model, method, folder, keep, texts=TEXTS + QUESTIONS, packing=packing, **how))
+    assert {rows for rows, _ in shapes} == {1}
+    assert max(width for _, width in shapes) > 48, "texts together are longer than one may be"
+    start = load_model(tiny_model).state_dict()
+    assert any(name not in start or not torch.equal(tensor, start[name]) for name, tensor in states[True].items())
+    for name, tensor in states[False].items():
+        torch.testing.assert_close(states[True][name], tensor, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    losses = [[line["loss"] for line in read_metrics(run.folder)] for run in runs]
+    assert len(losses[0]) > 4
+    assert losses[1] == pytest.approx(losses[0], abs=2e-4)
+    assert runs[1].summary["touched_parameters"] == runs[0].summary["touched_parameters"]
+
+
+RUNS_ON = {
+    "places": OPTConfig(hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=300),
+    "state": MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4, vocab_size=300),
+    "convolution": Lfm2Config(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        layer_types=["conv", "full_attention"],
+        initializer_range=0.2,  # by default its convolutions say next to nothing before they are trained
+        vocab_size=300,
+    ),
+}
+
+
+@pytest.mark.parametrize("config", RUNS_ON.values(), ids=RUNS_ON)
+def test_packing_is_refused_where_anything_runs_on_from_text_to_text(config: PretrainedConfig):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(ValueError, match=f"train.packing: {type(model).__name__} does not keep packed texts apart"):
+        check_packing(model)
+
+
+def test_a_model_that_cannot_be_packed_is_trained_with_padding_only(tiny_tokenizer, tmp_path):
+    torch.manual_seed(0)
+    for part in (AutoModelForCausalLM.from_config(RUNS_ON["places"]), tiny_tokenizer):
+        part.save_pretrained(tmp_path / "opt")
+    with pytest.raises(ValueError, match="train.packing: OPTForCausalLM"):
+        train(tmp_path / "opt", "lora", tmp_path / "packed", num_tokens=100, packing=True)
+    assert train(tmp_path / "opt", "lora", tmp_path / "padded", num_tokens=100).summary["tokens"] == 100
