@@ -15,6 +15,7 @@ from active_reading.train.patch import difference, write_patch
 from active_reading.train.settings import LoraSettings, Method, TrainSettings
 from active_reading.train.slots import usage
 from active_reading.train.sparse_optimizer import SparseRowOptimizer
+from active_reading.train.warming import warm_memory
 
 PATCH_NAME = "patch.safetensors"
 
@@ -30,7 +31,7 @@ class Student:
     trainable: int
     optimizer: SparseRowOptimizer | None = None
     slot_usage: dict[str, dict[str, float]] = field(default_factory=dict)
-    start: AdapterFiles | None = None  # the memory before training
+    start: AdapterFiles | None = None  # the memory before training, warmed if that is asked for
 
     def finish(self, num_steps: int, protect: bool) -> None:
         """Round a memory to what is stored; with `protect`, rows that moved count as known from now on."""
@@ -107,7 +108,7 @@ def _check_method(model: Any, base_model: str, method: Method) -> None:
 
 
 def _fit_memory(model: Any, tokenizer: Any, settings: TrainSettings) -> MemoryAdapter:
-    """The memories that the model brings, or fresh ones; all else is frozen."""
+    """The memories that the model brings, or fresh ones, warmed if that is asked for; all else is frozen."""
     model.requires_grad_(False)
     if adapter := cast(MemoryAdapter | None, getattr(model, "memory_adapter", None)):
         kept = ("layers", "num_keys", "num_heads", "top_k", "key_width", "shared_values", "codebooks")
@@ -120,6 +121,8 @@ def _fit_memory(model: Any, tokenizer: Any, settings: TrainSettings) -> MemoryAd
         return adapter
     adapter = attach_memory(model, settings.memory)
     prepare_memory(model, adapter, tokenizer, settings)
+    if settings.memory.warm_tokens:
+        warm_memory(model, adapter, tokenizer, settings)
     return adapter
 
 
