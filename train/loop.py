@@ -11,6 +11,8 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -20,7 +22,7 @@ from active_reading.train.batches import Batch, collate
 from active_reading.train.objectives import base_logits_of, kl_to_base, next_token_loss
 from active_reading.train.precision import compute_dtype
 from active_reading.train.settings import Method, TrainSettings
-from active_reading.train.student import Student
+from active_reading.train.student import Student, fsdp_is_asked_for
 
 Progress = Callable[[int, int, str], None]
 CHECKPOINT_WEIGHTS = "trained.safetensors"
@@ -32,7 +34,10 @@ class NotFinite(Exception):
 
 
 class Loop(Trainer):
-    """The `transformers` loop on batches that are planned beforehand, with our objective."""
+    """The `transformers` loop on batches that are planned beforehand, with our objective.
+
+    Raises ValueError where FSDP is asked for and `accelerate` has none, or the old one.
+    """
 
     loss_is_scaled_for_ga = True  # there is no gradient accumulation: a batch is a step
 
@@ -46,6 +51,7 @@ class Loop(Trainer):
             callbacks=callbacks,
             optimizers=(student.optimizer, None),
         )
+        self._check_fsdp()
         self.remove_callback(PrinterCallback)
         self.batches, self.method, self.kl_weight = batches, student.method, settings.kl_weight
         self.packing = settings.packing
@@ -75,15 +81,29 @@ class Loop(Trainer):
         if self.base_logits:
             base = self.base_logits(**read)
             loss = loss + self.kl_weight * kl_to_base(logits, base, labels, num_targets)
-        if not math.isfinite(loss.item()):
+        # Of the whole batch, so that every process stops: one that went on would wait for the others for ever.
+        whole = self.accelerator.reduce(loss.detach(), "sum").item()
+        if not math.isfinite(whole):
             batch = self.batches[self.state.global_step]
-            raise NotFinite(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1} ({len(batch.new)} texts)"
-            )
+            raise NotFinite(f"the loss is {whole} at step {self.state.global_step + 1} ({len(batch.new)} texts)")
         return loss * self.args.world_size
+
+    def whole_weights(self) -> dict[str, Tensor] | None:
+        """Under FSDP the trained weights, gathered on the first process; None where every process has them.
+
+        Every process has to ask for them.
+        """
+        if not self.is_fsdp_enabled:
+            return None
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        gathered: dict[str, Any] = get_model_state_dict(cast(Any, self.model), options=options)
+        # Weights that are tied come under each of their names, and are saved under one.
+        return {name: gathered[name] for name in self._moving() if name in gathered}
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """A checkpoint holds what moves, exactly; the rest comes from the base again."""
+        if self.is_fsdp_enabled:
+            return  # the Trainer saves these weights together with the optimizer's state
         folder = Path(output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         save_file(
@@ -91,10 +111,22 @@ class Loop(Trainer):
         )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            for module in cast(Any, self.model).modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()  # a forward pass whose loss is not finite leaves some of the weights gathered
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         saved = load_file(Path(resume_from_checkpoint) / CHECKPOINT_WEIGHTS)
         with torch.no_grad():
             for name, tensor in self._moving().items():
                 tensor.copy_(saved[name])
+
+    def _check_fsdp(self) -> None:
+        if fsdp_is_asked_for() and not self.is_fsdp_enabled:
+            raise ValueError("FSDP is asked for, and `accelerate` has it only for several processes on GPUs")
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version != 2:
+            raise ValueError("fsdp_version: 1 is not supported: use docs/accelerate_fsdp.yaml, which sets 2")
 
     def _moving(self) -> dict[str, Tensor]:
         model: Any = self.model

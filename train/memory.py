@@ -3,8 +3,8 @@
 Shapes: B batch, T tokens, D model width, H heads, K slots read per head, n keys per half, N = n * n slots,
 d key width of one half, M = B * T positions.
 After Berges et al. 2024 (arXiv 2412.09764) and Lample et al. 2019 (arXiv 1907.05242). Differences: keys and
-queries are fixed and come from data (see `codebooks`); the values start at zero and are all that learns;
-the read is added beside the MLP, without a gate.
+queries are fixed and come from data (see `codebooks`); the values start at zero and are all that learns (first in
+`warming`, where it is asked for); the read is added beside the MLP, without a gate.
 Autograd never sees the table: the backward pass keeps what is needed to compute the gradient of the few
 rows that will move (`ValueTable.row_gradients`), so a step costs the same at a million slots.
 """

@@ -25,6 +25,13 @@ class MemorySettings(BaseModel):
     norm: Literal["row", "table"] = Field("row", description="whose gradients' RMS a row's step is divided by")
     protect_learned: bool = Field(True, description="count what was learned as background for what comes later")
     background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all that ship")
+    warm_tokens: int = Field(
+        0,
+        ge=0,
+        description="tokens of background text on which fresh values learn to predict, before training (the output "
+        "is then no longer the base's); 0: values stay zero until something is learned",
+    )
+    warm_rate: float = Field(0.01, gt=0, description="learning rate of the warming, which is constant")
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
@@ -32,6 +39,8 @@ class MemorySettings(BaseModel):
             raise ValueError(f"top_t={self.top_t} exceeds the {self.num_keys**2} slots (num_keys squared)")
         if self.top_k > self.num_keys:
             raise ValueError(f"top_k={self.top_k} exceeds num_keys={self.num_keys}")
+        if self.warm_tokens == 1:
+            raise ValueError("warm_tokens=1 leaves nothing to predict: 0 for no warming, or at least 2")
         return self
 
 

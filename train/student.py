@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from active_reading.train.adapter import STORED, MemoryAdapter, attach_memory, memory_files
 from active_reading.train.adapter_files import AdapterFiles, write_adapter
@@ -15,6 +16,7 @@ from active_reading.train.patch import difference, write_patch
 from active_reading.train.settings import LoraSettings, Method, TrainSettings
 from active_reading.train.slots import usage
 from active_reading.train.sparse_optimizer import SparseRowOptimizer
+from active_reading.train.warming import warm_memory
 
 PATCH_NAME = "patch.safetensors"
 
@@ -30,7 +32,7 @@ class Student:
     trainable: int
     optimizer: SparseRowOptimizer | None = None
     slot_usage: dict[str, dict[str, float]] = field(default_factory=dict)
-    start: AdapterFiles | None = None  # the memory before training
+    start: AdapterFiles | None = None  # the memory before training, warmed if that is asked for
 
     def finish(self, num_steps: int, protect: bool) -> None:
         """Round a memory to what is stored; with `protect`, rows that moved count as known from now on."""
@@ -50,14 +52,23 @@ class Student:
         rows = self.optimizer.touched_rows()
         return sum(len(rows[name]) * table.values.shape[1] for name, table in self.optimizer.tables.items())
 
-    def save(self, folder: Path, provenance: str) -> None:
-        """Write what `load.load_model` opens; beside a memory, the patch that leads to it."""
+    def save(self, folder: Path, provenance: str, weights: dict[str, Tensor] | None = None) -> None:
+        """Write what `load.load_model` opens; beside a memory, the patch that leads to it.
+
+        `weights` are the trained ones by name, where the model itself holds only a share of them.
+        """
         if self.start:
             files = memory_files(self.model, str(base_of(self.base_model)))
             write_adapter(files, folder)
             write_patch(difference(self.start, files, provenance), folder / PATCH_NAME)
         elif self.method == "lora":
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, state_dict=weights)
+        elif weights:
+            halves = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
+            self.model.save_pretrained(folder, state_dict=halves)
+            self.model.config.dtype = torch.bfloat16  # it was written down as the shares' own
+            self.model.config.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
         else:
             self.model.to(torch.bfloat16).save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
@@ -67,13 +78,15 @@ def make_student(base_model: str, method: Method, settings: TrainSettings, token
     """Load a model, or what the same method made of one, and prepare it.
 
     Raises ValueError for a folder that another method made, a model that memory does not fit, texts longer
-    than the model's context, and packing for a model that does not keep packed texts apart.
+    than the model's context, packing for a model that does not keep packed texts apart, and what FSDP cannot
+    train.
     """
+    _check_fsdp(method, settings)
     model = load_model(base_model)
     _check_context(model, settings)
     _check_method(model, base_model, method)
-    if torch.cuda.is_available():
-        # Before the Trainer would: the background pass runs there too.
+    if torch.cuda.is_available() and not fsdp_is_asked_for():
+        # Before the Trainer would: the background pass runs there too. FSDP takes its shares from the CPU.
         model = model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
     if settings.packing:
         check_packing(model)
@@ -94,6 +107,26 @@ def make_student(base_model: str, method: Method, settings: TrainSettings, token
         model = _add_lora(model, settings.lora)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Student(model, tokenizer, base_model, method, trainable)
+
+
+def fsdp_is_asked_for() -> bool:
+    """Whether `accelerate launch` was told to share out the model's weights among the processes."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def _check_fsdp(method: Method, settings: TrainSettings) -> None:
+    if not fsdp_is_asked_for():
+        return
+    if method == "memory":
+        raise ValueError(
+            "train.methods has memory, which does not train under FSDP: its base has no gradients to share out, "
+            "and every process runs the whole of it for keys and counts. Launch it without FSDP"
+        )
+    if method == "full" and settings.kl_weight:
+        raise ValueError(
+            f"train.kl_weight={settings.kl_weight} with full finetuning keeps a whole second model in each "
+            "process, which FSDP is there to avoid: set it to 0, or train lora"
+        )
 
 
 def _check_context(model: Any, settings: TrainSettings) -> None:
@@ -125,7 +158,7 @@ def _check_method(model: Any, base_model: str, method: Method) -> None:
 
 
 def _fit_memory(model: Any, tokenizer: Any, settings: TrainSettings) -> MemoryAdapter:
-    """The memories that the model brings, or fresh ones; all else is frozen."""
+    """The memories that the model brings, or fresh ones, warmed if that is asked for; all else is frozen."""
     model.requires_grad_(False)
     if adapter := cast(MemoryAdapter | None, getattr(model, "memory_adapter", None)):
         kept = ("layers", "num_keys", "num_heads", "top_k", "key_width", "shared_values", "codebooks")
@@ -138,6 +171,8 @@ def _fit_memory(model: Any, tokenizer: Any, settings: TrainSettings) -> MemoryAd
         return adapter
     adapter = attach_memory(model, settings.memory)
     prepare_memory(model, adapter, tokenizer, settings)
+    if settings.memory.warm_tokens:
+        warm_memory(model, adapter, tokenizer, settings)
     return adapter
 
 

@@ -20,7 +20,7 @@ from active_reading.train.generic_text import read_background
 from active_reading.train.load import base_of, load_tokenizer
 from active_reading.train.loop import AfterStep, Loop, NotFinite, Progress, Watcher
 from active_reading.train.settings import Method, TrainSettings
-from active_reading.train.student import make_student
+from active_reading.train.student import Student, make_student
 
 
 def train_model(
@@ -41,7 +41,8 @@ def train_model(
     Returns tokens, steps, seconds, final loss, trainable and touched parameters, and for memories how evenly
     generic text uses their slots.
     Raises ValueError for an empty data set, a model that memory does not fit or that packing does not, texts
-    longer than the model's context, a loss that is not finite (the state before it is kept) and a lack of memory.
+    longer than the model's context, what FSDP cannot train, a loss that is not finite (the state before it is
+    kept) and a lack of memory.
     """
     began = time.monotonic()
     torch.manual_seed(settings.seed)
@@ -58,21 +59,15 @@ def train_model(
     try:
         loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except NotFinite as problem:
-        # A checkpoint of the weights that gave this loss is as bad as they are.
-        shutil.rmtree(folder / f"checkpoint-{loop.state.global_step}", ignore_errors=True)
-        kept = "no checkpoint was made before it"
-        if good := _last_checkpoint(folder):
-            loop._load_from_checkpoint(str(good))
-            student.save(folder / "last-good", provenance)
-            kept = f"the model as of {good.name} is in {folder / 'last-good'}"
+        kept = _keep_last_good(loop, student, folder, provenance)
         raise ValueError(f"{problem}: lower train.learning_rates.{method} ({kept})") from None
     except (RuntimeError, MemoryError) as error:
         if _out_of_memory(error):
             raise ValueError("out of memory: lower train.batch_tokens or train.max_length") from None
         raise
     student.finish(len(batches), settings.memory.protect_learned)
+    _save(loop, student, folder, provenance)
     if loop.is_world_process_zero():
-        student.save(folder, provenance)
         for old in folder.glob("checkpoint-*"):
             shutil.rmtree(old)
     summary = {
@@ -102,6 +97,28 @@ def _plan(texts: list[str], groups: list[str] | None, tokenizer: Any, settings: 
     if not batches:
         raise ValueError(f"train.num_tokens={settings.num_tokens} leaves no text with anything to learn")
     return batches
+
+
+def _save(loop: Loop, student: Student, folder: Path, provenance: str) -> None:
+    """The first process writes; none goes on before it has."""
+    weights = loop.whole_weights()
+    if loop.is_world_process_zero():
+        student.save(folder, provenance, weights)
+    loop.accelerator.wait_for_everyone()
+
+
+def _keep_last_good(loop: Loop, student: Student, folder: Path, provenance: str) -> str:
+    """Save the model as of the last checkpoint with a finite loss, if there is one; says what was kept."""
+    if loop.is_world_process_zero():
+        # A checkpoint of the weights that gave this loss is as bad as they are.
+        shutil.rmtree(folder / f"checkpoint-{loop.state.global_step}", ignore_errors=True)
+    loop.accelerator.wait_for_everyone()
+    good = _last_checkpoint(folder)
+    if not good:
+        return "no checkpoint was made before it"
+    loop._load_from_checkpoint(str(good))
+    _save(loop, student, folder / "last-good", provenance)
+    return f"the model as of {good.name} is in {folder / 'last-good'}"
 
 
 def _last_checkpoint(folder: Path) -> Path | None:

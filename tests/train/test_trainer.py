@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Lfm2Config, MambaConfig, OPTConfig, PretrainedConfig
 
-from active_reading.train import background, loop, student
+from active_reading.train import background, loop, student, warming
 from active_reading.train.adapter_files import read_adapter
 from active_reading.train.batches import collate, tokenize
 from active_reading.train.generic_text import read_background
@@ -262,7 +262,12 @@ HARD = {
 }
 
 
-@pytest.mark.parametrize(("method", "how"), [("full", {}), ("lora", {}), ("memory", {}), ("memory", HARD)])
+WARMED = {"memory": {"warm_tokens": 300}}
+
+
+@pytest.mark.parametrize(
+    ("method", "how"), [("full", {}), ("lora", {}), ("memory", {}), ("memory", HARD), ("memory", WARMED)]
+)
 def test_a_training_that_died_ends_as_if_it_had_not(tiny_model, tmp_path, method, how):
     whole = train(tiny_model, method, tmp_path / "whole", num_tokens=400, checkpoint_steps=0, **how)
     steps = whole.summary["steps"]
@@ -512,10 +517,10 @@ ON_TWO_PROCESSES = """
 import json, os, sys
 from pathlib import Path
 import torch
-from active_reading.train import background, loop, trainer
+from active_reading.train import background, loop, trainer, warming
 from active_reading.train.settings import TrainSettings
 
-loop.compute_dtype = background.compute_dtype = lambda: torch.float32
+loop.compute_dtype = background.compute_dtype = warming.compute_dtype = lambda: torch.float32
 base, texts, methods, settings, folder = json.loads(sys.argv[1])
 settings, rank = TrainSettings(**settings), os.environ["RANK"]
 for method in methods:
@@ -529,9 +534,9 @@ for method in methods:
 
 def test_two_processes_learn_what_one_does(tiny_model, tmp_path, monkeypatch):
     """To 1e-5 in every weight; both end with the same ones, and the first writes the files."""
-    for module in (loop, background):
+    for module in (loop, background, warming):
         monkeypatch.setattr(module, "compute_dtype", lambda: torch.float32)
-    how = {"num_tokens": 200, "replay_share": 0.2, "kl_weight": 0.1, "checkpoint_steps": 2}
+    how = {"num_tokens": 200, "replay_share": 0.2, "kl_weight": 0.1, "checkpoint_steps": 2} | WARMED
     how["learning_rates"] = LearningRates(full=1e-3, lora=1e-3, memory=0.05)
     (tmp_path / "script.py").write_text(ON_TWO_PROCESSES)
     (tmp_path / "two").mkdir()
