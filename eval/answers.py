@@ -7,6 +7,7 @@ NOT covered: models whose attention window is shorter than a prompt (padding tak
 
 import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,15 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from active_reading.eval.questions import Question
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Questions behind the worked examples (B, T), padded between the two; the cache lacks each last token."""
+
+    ids: Tensor
+    mask: Tensor
+    cache: DynamicCache
 
 
 class ClosedBook:
@@ -29,51 +39,63 @@ class ClosedBook:
         self.cache = DynamicCache(config=model.config)
         with torch.no_grad():
             model(input_ids=self.prefix, past_key_values=self.cache, use_cache=True)
+        self.last: tuple[list[Question], Prompts] | None = None
 
     @torch.no_grad()
     def answer(self, questions: list[Question]) -> list[str]:
         """Greedy answers, each cut at the end of its line."""
-        rows = [self._tokens(f"Question: {q.question}\nAnswer:") for q in questions]
-        width = max(len(row) for row in rows)
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.model.device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.model.device)
-        prefix = self.prefix.expand(len(rows), -1)
-        full = torch.cat([prefix, ids], dim=1)
+        prompts = self._read(questions)
         written = self.model.generate(
-            input_ids=full,
-            attention_mask=torch.cat([torch.ones_like(prefix), mask], dim=1),
-            past_key_values=self._cache(len(rows)),
+            input_ids=prompts.ids,
+            attention_mask=prompts.mask,
+            past_key_values=copy.deepcopy(prompts.cache),
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
             stop_strings=["\n"],
             tokenizer=self.tokenizer,
-            pad_token_id=pad,
+            pad_token_id=self.tokenizer.pad_token_id,
         )
-        texts = self.tokenizer.batch_decode(written[:, full.shape[1] :], skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(written[:, prompts.ids.shape[1] :], skip_special_tokens=True)
         return [text.partition("\n")[0].strip() for text in texts]
 
     @torch.no_grad()
     def answer_nll(self, questions: list[Question]) -> list[float]:
         """Mean negative log-likelihood per token (nats) of each question's first answer."""
-        starts = [self._tokens(f"Question: {q.question}\nAnswer:") for q in questions]
+        prompts = self._read(questions)
         golds = [self._tokens(f" {q.answers[0]}") for q in questions]
-        ids, mask = pad_right(
-            [start + gold for start, gold in zip(starts, golds, strict=True)], self.tokenizer.pad_token_id
-        )
+        ids, mask = pad_right(golds, self.tokenizer.pad_token_id)
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        full_mask = torch.cat([mask.new_ones(len(ids), self.prefix.shape[1]), mask], dim=1)
-        logits = self.model(input_ids=ids, attention_mask=full_mask, past_key_values=self._cache(len(ids))).logits
+        # The last token of the prompt predicts the first of the answer.
+        ids = torch.cat([prompts.ids[:, -1:], ids], dim=1)
+        full_mask = torch.cat([prompts.mask, mask], dim=1)
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=full_mask,
+            position_ids=positions(full_mask)[:, -ids.shape[1] :],
+            past_key_values=copy.deepcopy(prompts.cache),
+        ).logits
         losses = token_nll(logits, ids)
-        return [
-            float(losses[row, len(start) - 1 : len(start) - 1 + len(gold)].mean())
-            for row, (start, gold) in enumerate(zip(starts, golds, strict=True))
-        ]
+        return [float(losses[row, : len(gold)].mean()) for row, gold in enumerate(golds)]
 
-    def _cache(self, batch: int) -> DynamicCache:
-        cache = copy.deepcopy(self.cache)
-        cache.batch_repeat_interleave(batch)
-        return cache
+    def _read(self, questions: list[Question]) -> "Prompts":
+        """Read the questions once, for their answers and for the likelihood of the gold ones."""
+        if self.last is None or self.last[0] != questions:
+            rows = [self._tokens(f"Question: {q.question}\nAnswer:") for q in questions]
+            ids, mask = pad_left(rows, self.tokenizer.pad_token_id)
+            ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+            prefix = self.prefix.expand(len(rows), -1)
+            mask = torch.cat([torch.ones_like(prefix), mask], dim=1)
+            cache = copy.deepcopy(self.cache)
+            cache.batch_repeat_interleave(len(rows))
+            self.model(
+                input_ids=ids[:, :-1],
+                attention_mask=mask[:, :-1],
+                position_ids=positions(mask)[:, prefix.shape[1] : -1],
+                past_key_values=cache,
+                logits_to_keep=1,
+            )
+            self.last = list(questions), Prompts(torch.cat([prefix, ids], dim=1), mask, cache)
+        return self.last[1]
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -98,6 +120,19 @@ def token_nll(logits: Tensor, ids: Tensor) -> Tensor:
     """(B, T-1) negative log-likelihood of each next token, from logits (B, T, V)."""
     losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
     return losses.view(len(ids), -1)
+
+
+def pad_left(rows: list[list[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, both (B, T)."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad_token_id] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def positions(mask: Tensor) -> Tensor:
+    """(B, T) place of each token among the real ones of its row; padding gets any."""
+    return (mask.cumsum(1) - 1).clamp_min(0)
 
 
 def pad_right(rows: list[list[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
