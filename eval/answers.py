@@ -2,7 +2,8 @@
 
 The few-shot examples in front of every question are read once and their key-value cache is shared.
 B batch, T tokens.
-NOT covered: models whose attention window is shorter than a prompt (padding takes up room in it).
+NOT covered: models whose attention window is shorter than a prompt (padding takes up room in it), models with a
+recurrent state in place of keys and values, and those whose attention counts padding as distance (ALiBi).
 """
 
 import copy
@@ -28,7 +29,10 @@ class Prompts:
 
 
 class ClosedBook:
-    """A model with a few worked examples in mind, ready for questions."""
+    """A model with a few worked examples in mind, ready for questions.
+
+    What it has read is kept: a model that has learned something since needs a new one.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, examples: list[Question], max_new_tokens: int) -> None:
         self.model, self.tokenizer, self.max_new_tokens = model, tokenizer, max_new_tokens
@@ -80,6 +84,7 @@ class ClosedBook:
     def _read(self, questions: list[Question]) -> "Prompts":
         """Read the questions once, for their answers and for the likelihood of the gold ones."""
         if self.last is None or self.last[0] != questions:
+            self.last = None  # two caches at a time are one too many
             rows = [self._tokens(f"Question: {q.question}\nAnswer:") for q in questions]
             ids, mask = pad_left(rows, self.tokenizer.pad_token_id)
             ids, mask = ids.to(self.model.device), mask.to(self.model.device)

@@ -95,15 +95,23 @@ class Loop(Trainer):
         """
         if not self.is_fsdp_enabled:
             return None
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        gathered: dict[str, Any] = get_model_state_dict(cast(Any, self.model), options=options)
+        model: Any = self.model
+        adapter = self.method == "lora"
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapter)
+        gathered: dict[str, Any] = get_model_state_dict(model, options=options)
         # Weights that are tied come under each of their names, and are saved under one.
-        return {name: gathered[name] for name in self._moving() if name in gathered}
+        names = (
+            self._moving() if adapter else [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+        )
+        return {name: gathered[name] for name in names if name in gathered}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Under FSDP nothing: the weights are saved with the optimizer's state, and gathering them is dear."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """A checkpoint holds what moves, exactly; the rest comes from the base again."""
-        if self.is_fsdp_enabled:
-            return  # the Trainer saves these weights together with the optimizer's state
         folder = Path(output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         save_file(

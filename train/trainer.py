@@ -69,7 +69,7 @@ def train_model(
     _save(loop, student, folder, provenance)
     if loop.is_world_process_zero():
         for old in folder.glob("checkpoint-*"):
-            shutil.rmtree(old)
+            _remove_checkpoint(old)
     summary = {
         "tokens": num_tokens,
         "replay_tokens": sum(len(sequence) for batch in batches for sequence in batch.replay),
@@ -111,7 +111,7 @@ def _keep_last_good(loop: Loop, student: Student, folder: Path, provenance: str)
     """Save the model as of the last checkpoint with a finite loss, if there is one; says what was kept."""
     if loop.is_world_process_zero():
         # A checkpoint of the weights that gave this loss is as bad as they are.
-        shutil.rmtree(folder / f"checkpoint-{loop.state.global_step}", ignore_errors=True)
+        _remove_checkpoint(folder / f"checkpoint-{loop.state.global_step}")
     loop.accelerator.wait_for_everyone()
     good = _last_checkpoint(folder)
     if not good:
@@ -125,6 +125,12 @@ def _last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end: the trainer's state comes last."""
     whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _remove_checkpoint(folder: Path) -> None:
+    """Remove first what makes it whole: one that was removed by half must not be resumed from."""
+    (folder / "trainer_state.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_json(path: Path) -> bool:

@@ -25,7 +25,7 @@ def warm_memory(model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: Tr
     """Let fresh values learn to predict `warm_tokens` of background text; returns the loss of each step (nats).
 
     Every row that is read moves, at the constant `warm_rate`; the base has to be frozen. Where several processes
-    train, each of them warms on all of the text, and the optimizer averages equal gradients.
+    train, each of them warms on all of the text, and all come to the same values on devices of the same kind.
     Raises ValueError for a loss that is not finite.
     """
     sequences = tokenize(read_background(settings.background), tokenizer, settings.max_length)

@@ -6,6 +6,7 @@ do packed texts; the answers of questions are learned alone when that is asked f
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -317,6 +318,28 @@ def test_a_training_that_died_while_it_saved_its_result_only_saves_it_again(tiny
     assert seen == []
     assert same(part.folder, whole.folder)
     assert read_metrics(part.folder) == read_metrics(whole.folder)
+
+
+def test_a_training_that_died_while_it_removed_its_checkpoints_ends_as_if_it_had_not(tiny_model, tmp_path):
+    whole = train(tiny_model, "memory", tmp_path / "whole", num_tokens=200, checkpoint_steps=0)
+    remove = shutil.rmtree
+
+    def die_halfway(path: Path, *rest: Any, **more: Any) -> None:
+        checkpoints = Path(path).parent.glob("checkpoint-*")
+        newest = max(checkpoints, key=lambda folder: int(folder.name.rpartition("-")[2]))
+        if Path(path) != newest or not (newest.parent / "memory_config.json").exists():
+            remove(path, *rest, **more)  # older ones, and those that the loop removes while it trains
+            return
+        (Path(path) / "optimizer.pt").unlink()
+        raise Died
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "rmtree", die_halfway)
+        with pytest.raises(Died):
+            train(tiny_model, "memory", tmp_path / "part", num_tokens=200, checkpoint_steps=2)
+    part = train(tiny_model, "memory", tmp_path / "part", num_tokens=200, checkpoint_steps=2)
+    assert same(part.folder, whole.folder)
+    assert part.summary["touched_parameters"] == whole.summary["touched_parameters"] > 0
 
 
 def test_a_checkpoint_that_was_not_written_to_its_end_is_ignored(tiny_model, tmp_path):
