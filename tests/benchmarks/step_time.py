@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import transformers
 
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import DEFAULT_MODEL
@@ -38,6 +39,7 @@ VARIANTS = ("lora", "memory_16k", "memory_1m", "dense_masked_1m")
 
 def main() -> None:
     arguments = _arguments()
+    transformers.utils.logging.disable_progress_bar()
     if arguments.peak:
         step = build(arguments.peak, arguments.model, arguments.tokens)
         step()
@@ -45,6 +47,8 @@ def main() -> None:
         print(peak_gb())
         return
     rounds = 5 if arguments.quick else 20
+    # Before the variants stand here side by side: there may be no room for one more.
+    peak = {name: measured_peak(name, arguments) for name in VARIANTS}
     steps = {name: build(name, arguments.model, arguments.tokens) for name in VARIANTS}
     seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for turn in range(rounds + 1):
@@ -58,7 +62,6 @@ def main() -> None:
         )
     median = {name: statistics.median(values) for name, values in seconds.items()}
     update = table_seconds(steps["memory_1m"])
-    peak = {name: measured_peak(name, arguments) for name in VARIANTS}
     floor = floor_seconds()
     result = {
         "smf_over_lora": round(median["memory_16k"] / median["lora"], 3),
