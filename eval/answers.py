@@ -81,7 +81,7 @@ class ClosedBook:
         losses = token_nll(logits, ids)
         return [float(losses[row, : len(gold)].mean()) for row, gold in enumerate(golds)]
 
-    def _read(self, questions: list[Question]) -> "Prompts":
+    def _read(self, questions: list[Question]) -> Prompts:
         """Read the questions once, for their answers and for the likelihood of the gold ones."""
         if self.last is None or self.last[0] != questions:
             self.last = None  # two caches at a time are one too many
