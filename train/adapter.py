@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from active_reading.train.adapter_files import KEY_TENSORS, AdapterFiles, read_adapter
+from active_reading.train.adapter_files import KEY_TENSORS, AdapterFiles, pack_reads, read_adapter, unpack_reads
 from active_reading.train.identity import weights_hash
 from active_reading.train.memory import ProductKeyMemory, ValueTable
 from active_reading.train.settings import MemorySettings
@@ -103,7 +103,9 @@ def memory_files(model: Any, base_model: str) -> AdapterFiles:
     for name, table in adapter.tables.items():
         rows = table.values.any(1).nonzero().flatten()
         tensors |= {f"{name}.rows": rows.cpu(), f"{name}.values": table.values.detach()[rows].to("cpu", STORED)}
-        tensors[f"{name}.background_counts"] = adapter.backgrounds[name].counts.clone()
+        background = adapter.backgrounds[name]
+        tensors[f"{name}.background_counts"] = background.counts.clone()
+        tensors[f"{name}.background_reads"] = pack_reads(background.slots, background.weights)
     config = {
         "base_model": base_model,
         "base_hash": weights_hash(model),
@@ -132,7 +134,8 @@ def load_memory(model: Any, folder: Path) -> MemoryAdapter:
         for name, table in adapter.tables.items():
             table.values[files.tensors[f"{name}.rows"]] = files.tensors[f"{name}.values"].to(table.values)
             counts, batches = files.tensors[f"{name}.background_counts"], files.config["background_batches"][name]
-            adapter.backgrounds[name] = Background(counts, batches)
+            reads = unpack_reads(files.tensors[f"{name}.background_reads"])
+            adapter.backgrounds[name] = Background(counts, batches, *reads)
     return adapter
 
 

@@ -1,8 +1,9 @@
 """The files of a memory adapter, without a model: `memory_config.json` and `memory.safetensors`.
 
 Tensors: `{layer}.query_mean`, `{layer}.query_weight`, `{layer}.keys`; per table (a layer's name, or
-`shared`) `{table}.rows` (R,) ascending, `{table}.values` (R, D) of the rows that are not zero, and
-`{table}.background_counts` (N,). D model width, N slots.
+`shared`) `{table}.rows` (t,) ascending, `{table}.values` (t, D) of the rows that are not zero,
+`{table}.background_counts` (N,), and `{table}.background_reads` (M, 3R, see `pack_reads`), in ascending order.
+D model width, N slots, M tokens of generic text, R reads of each.
 """
 
 import hashlib
@@ -61,6 +62,38 @@ class AdapterFiles:
         order = order[all_values[order].any(1)]
         self.tensors[f"{table}.rows"] = all_rows[order]
         self.tensors[f"{table}.values"] = all_values[order].to(old.dtype)
+
+
+def pack_reads(slots: Tensor, weights: Tensor) -> Tensor:
+    """One row of bits (M, 3R) int16 for each token's reads: slots (M, R) int32 and weights (M, R) bfloat16."""
+    return together(torch.cat([slots.view(torch.int16), weights.view(torch.int16)], dim=1))
+
+
+def unpack_reads(reads: Tensor) -> tuple[Tensor, Tensor]:
+    """Slots and weights, both (M, R)."""
+    if not len(reads):
+        return torch.zeros(0, 0, dtype=torch.int32), torch.zeros(0, 0, dtype=torch.bfloat16)
+    width = reads.shape[1] // 3
+    slots, weights = reads[:, : 2 * width].contiguous(), reads[:, 2 * width :].contiguous()
+    return slots.view(torch.int32), weights.view(torch.bfloat16)
+
+
+def together(*parts: Tensor) -> Tensor:
+    """All rows of the parts (each (M, W), or empty) in ascending order: the same whatever came first."""
+    filled = [part for part in parts if len(part)]
+    if not filled:
+        return parts[0]
+    rows, counts = torch.cat(filled).unique(dim=0, return_counts=True)
+    return rows.repeat_interleave(counts, dim=0)
+
+
+def without(rows: Tensor, taken: Tensor) -> Tensor:
+    """The rows (M, W) but for those taken (K, W), each as often as it is there; ascending."""
+    if not len(rows) or not len(taken):
+        return rows
+    distinct, place = torch.cat([rows, taken]).unique(dim=0, return_inverse=True)
+    kept, gone = (part.bincount(minlength=len(distinct)) for part in place.split([len(rows), len(taken)]))
+    return distinct.repeat_interleave((kept - gone).clamp_min(0), dim=0)
 
 
 def write_adapter(files: AdapterFiles, folder: Path) -> None:

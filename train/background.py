@@ -1,18 +1,22 @@
-"""The background of fresh memories: keys, and counts of how generic text reads them."""
+"""What generic text says of a memory: its keys, how they are read, and what its loss makes of the reads."""
 
 from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from active_reading.train.adapter import MemoryAdapter
 from active_reading.train.batches import Batch, collate, mixed_batches, tokenize
 from active_reading.train.codebooks import random_codebooks, set_codebooks
 from active_reading.train.generic_text import read_background
+from active_reading.train.objectives import next_token_loss
 from active_reading.train.precision import compute_dtype
 from active_reading.train.settings import TrainSettings
 from active_reading.train.slots import count_background
+
+GRADIENT_TOKENS = 4096
 
 
 def prepare_memory(model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings) -> None:
@@ -22,17 +26,57 @@ def prepare_memory(model: Any, adapter: MemoryAdapter, tokenizer: Any, settings:
     # Kinds of text are mixed, so that a slot that one kind always reads is in the count of every batch.
     planned = mixed_batches(sequences, settings.batch_tokens, settings.seed)
     batches = [collate(Batch(batch), tokenizer.pad_token_id) for batch in planned]
-    hidden = _hidden_states(model, adapter, batches)
+    hidden = hidden_states(model, adapter, batches)
     for layer, memory in adapter.memories.items():
         if settings.memory.codebooks == "kmeans":
             set_codebooks(memory, torch.cat(hidden[layer]), settings.seed)
         else:
             random_codebooks(memory, torch.cat(hidden[layer]), settings.seed)
     for layer, name in adapter.names().items():
-        counted = count_background(adapter.memories[layer], hidden[layer])
         # A table that several layers read is read as often as all of them read it.
-        adapter.backgrounds[name].counts += counted.counts
-        adapter.backgrounds[name].num_batches += counted.num_batches
+        adapter.backgrounds[name].extend(count_background(adapter.memories[layer], hidden[layer]))
+
+
+def gradient_covariances(
+    model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings
+) -> dict[str, Tensor]:
+    """Per table (D, D): mean product of the gradients that tokens of generic text have at the memory's output.
+
+    Of the first `GRADIENT_TOKENS` of mixed generic text: the matrix has far fewer directions.
+    """
+    sequences = tokenize(read_background(settings.background), tokenizer, settings.max_length)
+    batches = mixed_batches(sequences, settings.batch_tokens, settings.seed)
+    sums: dict[str, Tensor] = {}
+    tokens = 0
+    for batch in batches:
+        if tokens >= GRADIENT_TOKENS:
+            break
+        collated = collate(Batch(batch), tokenizer.pad_token_id)
+        # The gradient of the sum over the tokens, not of their mean: a token's gradient is its own.
+        text_loss(model, collated | {"num_targets": 1}).backward()
+        tokens += int(collated["attention_mask"].sum())
+        for name, table in adapter.tables.items():
+            for read in table.reads:
+                gradients = read.output_gradient.float()
+                if read.counted is not None:
+                    gradients = gradients[read.counted]
+                sums[name] = sums.get(name, 0) + gradients.T @ gradients
+            table.reads.clear()
+    return {name: total / tokens for name, total in sums.items()}
+
+
+def text_loss(model: Any, batch: dict[str, Any]) -> Tensor:
+    """Next-token loss of a collated batch: summed over its labels, divided by its `num_targets`."""
+    device = next(model.parameters()).device
+    ids, mask, labels = (batch[name].to(device) for name in ("input_ids", "attention_mask", "labels"))
+    # The other attention kernels of GPUs add gradients up in any order, and a training that is resumed has
+    # to start from the very same values.
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute_dtype() is torch.bfloat16),
+    ):
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return next_token_loss(logits, labels, batch["num_targets"])
 
 
 class _LastMemoryReached(Exception):
@@ -40,7 +84,7 @@ class _LastMemoryReached(Exception):
 
 
 @torch.no_grad()
-def _hidden_states(model: Any, adapter: MemoryAdapter, batches: list[dict[str, Any]]) -> dict[int, list[Tensor]]:
+def hidden_states(model: Any, adapter: MemoryAdapter, batches: list[dict[str, Any]]) -> dict[int, list[Tensor]]:
     """What each memory will read: per layer one (M, D) of real tokens for each batch.
 
     The layers above the last memory are not run.

@@ -2,7 +2,9 @@
 
 A patch is a safetensors file. Per table: `{table}.rows` (t,) ascending, `{table}.before` (t, D; left out
 where all rows were zero), `{table}.after` (t, D), `{table}.learned` (t,) what the run added to the rows'
-background counts. Its metadata names the base, the keys, and where the patch comes from.
+background counts, and `{table}.learned_reads` and `{table}.unlearned_reads` what it added to the background's
+reads and took away from them (left out where it did not). Its metadata names the base, the keys, and where the
+patch comes from.
 """
 
 import json
@@ -16,9 +18,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from active_reading.train.adapter_files import AdapterFiles, read_adapter, read_tensors, write_adapter
+from active_reading.train.adapter_files import (
+    AdapterFiles,
+    read_adapter,
+    read_tensors,
+    together,
+    without,
+    write_adapter,
+)
 
-FORMAT = "active-reading memory patch 1"
+FORMAT = "active-reading memory patch 2"
 
 
 @dataclass
@@ -61,12 +70,16 @@ def difference(old: AdapterFiles, new: AdapterFiles, provenance: str) -> Patch:
         rows = torch.cat([*moved, learned.nonzero().flatten()]).unique()
         was, now = old.rows(table, rows), new.rows(table, rows)
         changed = (was != now).any(1) | (learned[rows] != 0)
-        if changed.any():
+        reads = [files.tensors[f"{table}.background_reads"] for files in (old, new)]
+        if changed.any() or not torch.equal(*reads):
             dtype = new.tensors[f"{table}.values"].dtype
             rows, was, now = rows[changed], was[changed].to(dtype), now[changed].to(dtype)
             tensors |= {f"{table}.rows": rows, f"{table}.after": now, f"{table}.learned": learned[rows]}
             if was.any():
                 tensors[f"{table}.before"] = was
+        for word, found in (("learned", without(reads[1], reads[0])), ("unlearned", without(reads[0], reads[1]))):
+            if len(found):
+                tensors[f"{table}.{word}_reads"] = found
     batches = {
         table: new.config["background_batches"][table] - old.config["background_batches"][table]
         for table in new.tables
@@ -139,6 +152,9 @@ def merge_patches(paths: list[Path], path: Path) -> None:
         before = torch.cat([patch.before(table) for patch in parts])[order]
         if before.any():
             merged.tensors[f"{table}.before"] = before
+        for reads in (f"{table}.learned_reads", f"{table}.unlearned_reads"):
+            if found := [part.tensors[reads] for part in parts if reads in part.tensors]:
+                merged.tensors[reads] = together(*found)
     merged.facts["batches"] = {
         table: sum(patch.facts["batches"].get(table, 0) for patch in patches) for table in merged.facts["batches"]
     }
@@ -160,6 +176,11 @@ def _move(path: Path, adapter: Path, forward: bool) -> None:
             )
         files.set_rows(table, rows, end)
         files.tensors[f"{table}.background_counts"][rows] += sign * patch.tensors[f"{table}.learned"]
+        reads = files.tensors[f"{table}.background_reads"]
+        none = reads[:0]
+        learned, unlearned = (patch.tensors.get(f"{table}.{word}_reads", none) for word in ("learned", "unlearned"))
+        added, removed = (learned, unlearned) if forward else (unlearned, learned)
+        files.tensors[f"{table}.background_reads"] = together(without(reads, removed), added)
     for table, batches in patch.facts["batches"].items():  # tables of which no row moved are among them
         files.config["background_batches"][table] += sign * batches
     write_adapter(files, adapter)

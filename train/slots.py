@@ -1,11 +1,11 @@
-"""Which slots may learn in a step: how often generic text reads a slot, and how slots are ranked.
+"""Which slots may learn: how generic text reads them, and how slots are ranked.
 
-U slots that the step's batch reads; c(i) how often it reads slot i; B batches of generic text, of which
-df(i) read slot i. Slots that ordinary language uses stay as they are.
+U slots that new text reads (that of one step, or all of it); c(i) how often it reads slot i; B batches of generic
+text, of which df(i) read slot i. Slots that ordinary language uses stay as they are.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,18 +16,32 @@ from active_reading.train.settings import SlotScore
 
 @dataclass
 class Background:
-    """How often generic text, and what was learned since, reads each slot."""
+    """How generic text, and what was learned since, reads each slot."""
 
     counts: Tensor  # (N,) df
     num_batches: int
+    slots: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int32))  # (M, R) read by M tokens
+    weights: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bfloat16))  # (M, R)
 
     def add(self, slots: Tensor) -> None:
         """Count one more batch, which reads `slots` (U,), each named once."""
         self.counts[slots.to(self.counts.device)] += 1
         self.num_batches += 1
 
+    def add_reads(self, slots: Tensor, weights: Tensor) -> None:
+        """Keep how M more tokens read: slots and weights (M, R)."""
+        slots, weights = slots.to("cpu", torch.int32), weights.to("cpu", torch.bfloat16)
+        self.slots = torch.cat([self.slots, slots]) if len(self.slots) else slots
+        self.weights = torch.cat([self.weights, weights]) if len(self.weights) else weights
+
+    def extend(self, other: "Background") -> None:
+        """Count `other` too, of the same table."""
+        self.counts += other.counts
+        self.num_batches += other.num_batches
+        self.add_reads(other.slots, other.weights)
+
     def clone(self) -> "Background":
-        return Background(self.counts.clone(), self.num_batches)
+        return Background(self.counts.clone(), self.num_batches, self.slots, self.weights)
 
 
 def score_slots(
@@ -58,8 +72,9 @@ def count_background(memory: ProductKeyMemory, batches: Iterable[Tensor]) -> Bac
     """Read batches of generic hidden states, each (M, D), as the memory would."""
     background = Background(torch.zeros(memory.table.num_slots), 0)
     for hidden in batches:
-        slots, _ = memory.lookup(hidden.to(memory.keys.device))
+        slots, weights = memory.lookup(hidden.to(memory.keys.device))
         background.add(slots.unique())
+        background.add_reads(slots, weights)
     return background
 
 

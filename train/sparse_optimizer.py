@@ -1,8 +1,9 @@
-"""The sparse row optimizer: each step moves the value rows that score best, and nothing else.
+"""The sparse row optimizers: they move a few value rows, and nothing else.
 
-A row moves by `lr * gradient / running RMS`. Plain SGD, which the paper uses on a pretrained memory, hardly
-moves a fresh one, because the scale of its gradients is far from the weights'. The RMS is of that row's
-gradient (`norm="row"`) or of all the rows that move (`norm="table"`).
+`SparseRowOptimizer` chooses in each step the rows that score best, and moves each by `lr * gradient / running
+RMS`. Plain SGD, which the paper uses on a pretrained memory, hardly moves a fresh one, because the scale of its
+gradients is far from the weights'. The RMS is of that row's gradient (`update="row"`) or of all the rows that
+move (`"table"`). `NaturalRowOptimizer` moves the same rows in every step, by their natural gradient.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from active_reading.train.memory import ValueTable
+from active_reading.train.natural_gradient import Curvature
 from active_reading.train.settings import MemorySettings
 from active_reading.train.slots import Background, score_slots
 
@@ -43,9 +45,9 @@ class SparseRowOptimizer(torch.optim.Optimizer):
         for table in tables.values():
             device = table.values.device
             self.state[table.values] = {
-                "mean_square": torch.zeros(table.num_slots if settings.norm == "row" else 1, device=device),
+                "mean_square": torch.zeros(table.num_slots if settings.update == "row" else 1, device=device),
                 "row_steps": torch.zeros(table.num_slots, device=device),
-                "norm_steps": torch.zeros(table.num_slots if settings.norm == "row" else 1, device=device),
+                "norm_steps": torch.zeros(table.num_slots if settings.update == "row" else 1, device=device),
             }
 
     @torch.no_grad()
@@ -59,30 +61,32 @@ class SparseRowOptimizer(torch.optim.Optimizer):
         for name, table in self.tables.items():
             slots, counts = _over_ranks(table, *table.access_counts())
             if len(slots):
-                rows = self._choose(slots, counts, self.backgrounds[name])
+                rows = self._choose(name, slots, counts)
                 gradients = _mean_over_ranks(table.row_gradients(rows))
-                step = group["lr"] * self._normalized(table, rows, gradients)
+                step = group["lr"] * self._direction(name, rows, gradients)
                 table.values[rows] -= step.to(table.values.dtype)
                 self.state[table.values]["row_steps"][rows] += 1
             table.reads.clear()
 
-    def _choose(self, slots: Tensor, counts: Tensor, background: Background) -> Tensor:
-        """(t,) the best of the slots that the batch reads; all of them when the score is `all`."""
-        scores = score_slots(self.settings.slot_score, slots, counts, background, self.generator)
-        limit = len(slots) if self.settings.slot_score == "all" else min(self.settings.top_t, len(slots))
-        return slots[scores.topk(limit).indices]
+    def _choose(self, name: str, slots: Tensor, counts: Tensor) -> Tensor:
+        """(t,) the rows of one table that move in this step, in which `slots` (U,) are read `counts` (U,) times."""
+        return best_slots(self.settings, slots, counts, self.backgrounds[name], self.generator)
 
-    def _normalized(self, table: ValueTable, rows: Tensor, gradients: Tensor) -> Tensor:
-        state = self.state[table.values]
+    def _direction(self, name: str, rows: Tensor, gradients: Tensor) -> Tensor:
+        """(t, D) what to subtract, at a learning rate of 1."""
         square = gradients.square().mean(1)
-        if self.settings.norm == "table":
+        if self.settings.update != "row":
             rows, square = rows.new_zeros(1), square.mean(0, keepdim=True)
-        steps = state["norm_steps"][rows] + 1
-        mean_square = torch.lerp(square, state["mean_square"][rows], RMS_DECAY)
-        state["norm_steps"][rows] = steps
-        state["mean_square"][rows] = mean_square
-        unbiased = mean_square / (1 - RMS_DECAY**steps)
-        return gradients / (unbiased.sqrt() + EPSILON)[:, None]
+        return gradients / self._running_root(name, rows, square)[:, None]
+
+    def _running_root(self, name: str, places: Tensor, square: Tensor) -> Tensor:
+        """Root of the running mean of squares, at some places of the state: all the same shape (P,)."""
+        state = self.state[self.tables[name].values]
+        steps = state["norm_steps"][places] + 1
+        mean_square = torch.lerp(square, state["mean_square"][places], RMS_DECAY)
+        state["norm_steps"][places] = steps
+        state["mean_square"][places] = mean_square
+        return (mean_square / (1 - RMS_DECAY**steps)).sqrt() + EPSILON
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget reads that no step used."""
@@ -95,6 +99,42 @@ class SparseRowOptimizer(torch.optim.Optimizer):
         return {
             name: self.state[table.values]["row_steps"].nonzero().flatten() for name, table in self.tables.items()
         }
+
+
+class NaturalRowOptimizer(SparseRowOptimizer):
+    """Moves the rows that `curvatures` has, by the natural gradient.
+
+    The learning rate is the size of a step: one of them alone changes the predictions on generic text by about
+    `lr**2 / 2` nats a token and table, by the curvature's estimate.
+    """
+
+    def __init__(
+        self,
+        tables: dict[str, ValueTable],
+        backgrounds: dict[str, Background],
+        settings: MemorySettings,
+        lr: float,
+        curvatures: dict[str, Curvature],
+    ) -> None:
+        super().__init__(tables, backgrounds, settings, lr)
+        self.curvatures = curvatures
+
+    def _choose(self, name: str, slots: Tensor, counts: Tensor) -> Tensor:
+        return self.curvatures[name].rows
+
+    def _direction(self, name: str, rows: Tensor, gradients: Tensor) -> Tensor:
+        solved = self.curvatures[name].solve(gradients)
+        square = (gradients * solved).sum().clamp_min(0)  # twice the disturbance by `solved`
+        return solved / self._running_root(name, rows.new_zeros(1), square[None])
+
+
+def best_slots(
+    settings: MemorySettings, slots: Tensor, counts: Tensor, background: Background, generator: torch.Generator
+) -> Tensor:
+    """(t,) the `top_t` best of the slots (U,) that are read `counts` (U,) times; all when the score is `all`."""
+    scores = score_slots(settings.slot_score, slots, counts, background, generator)
+    limit = len(slots) if settings.slot_score == "all" else min(settings.top_t, len(slots))
+    return slots[scores.topk(limit).indices]
 
 
 def _over_ranks(table: ValueTable, slots: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,15 +10,19 @@ from torch import Tensor
 
 from active_reading.train.adapter import STORED, MemoryAdapter, attach_memory, memory_files
 from active_reading.train.adapter_files import AdapterFiles, write_adapter
-from active_reading.train.background import prepare_memory
+from active_reading.train.background import gradient_covariances, hidden_states, prepare_memory
+from active_reading.train.batches import Batch, Sequence, collate, mixed_batches
 from active_reading.train.load import base_of, load_model
+from active_reading.train.natural_gradient import curvature
 from active_reading.train.patch import difference, write_patch
 from active_reading.train.settings import LoraSettings, Method, TrainSettings
 from active_reading.train.slots import usage
-from active_reading.train.sparse_optimizer import SparseRowOptimizer
+from active_reading.train.sparse_optimizer import NaturalRowOptimizer, SparseRowOptimizer, best_slots
 from active_reading.train.warming import warm_memory
 
 PATCH_NAME = "patch.safetensors"
+LEARNED_TOKENS = 1000  # of a training, that count as background for the next one
+Reads = tuple[Tensor, Tensor]  # slots and weights, both (M, R)
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Student:
     optimizer: SparseRowOptimizer | None = None
     slot_usage: dict[str, dict[str, float]] = field(default_factory=dict)
     start: AdapterFiles | None = None  # the memory before training, warmed if that is asked for
+    learned_reads: dict[str, Reads] = field(default_factory=dict)  # by table, of some of the new tokens
 
     def finish(self, num_steps: int, protect: bool) -> None:
         """Round a memory to what is stored; with `protect`, rows that moved count as known from now on."""
@@ -44,6 +49,8 @@ class Student:
                 background = self.optimizer.backgrounds[name]
                 background.counts += self.optimizer.state[table.values]["row_steps"].to(background.counts)
                 background.num_batches += num_steps
+                if name in self.learned_reads:
+                    background.add_reads(*self.learned_reads[name])
 
     def touched(self) -> int:
         """How many parameters have moved."""
@@ -74,7 +81,9 @@ class Student:
             self.tokenizer.save_pretrained(folder)
 
 
-def make_student(base_model: str, method: Method, settings: TrainSettings, tokenizer: Any) -> Student:
+def make_student(
+    base_model: str, method: Method, settings: TrainSettings, tokenizer: Any, sequences: list[Sequence]
+) -> Student:
     """Load a model, or what the same method made of one, and prepare it.
 
     Raises ValueError for a folder that another method made, a model that memory does not fit, texts longer
@@ -92,16 +101,17 @@ def make_student(base_model: str, method: Method, settings: TrainSettings, token
         check_packing(model)
     if method == "memory":
         adapter = _fit_memory(model, tokenizer, settings)
-        rate = settings.learning_rates.memory
+        optimizer, learned_reads = _row_optimizer(model, adapter, tokenizer, settings, sequences)
         return Student(
             model,
             tokenizer,
             base_model,
             method,
             sum(table.values.numel() for table in adapter.tables.values()),
-            SparseRowOptimizer(adapter.tables, adapter.backgrounds, settings.memory, rate, settings.seed),
+            optimizer,
             {name: usage(background) for name, background in adapter.backgrounds.items()},
             memory_files(model, str(base_of(base_model))),
+            learned_reads,
         )
     if method == "lora":
         model = _add_lora(model, settings.lora)
@@ -174,6 +184,44 @@ def _fit_memory(model: Any, tokenizer: Any, settings: TrainSettings) -> MemoryAd
     if settings.memory.warm_tokens:
         warm_memory(model, adapter, tokenizer, settings)
     return adapter
+
+
+def _row_optimizer(
+    model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings, sequences: list[Sequence]
+) -> tuple[SparseRowOptimizer, dict[str, Reads]]:
+    """The optimizer; and where it looks at all of the new text beforehand, how some of its tokens read."""
+    rate, memory = settings.learning_rates.memory, settings.memory
+    if memory.update != "natural":
+        return SparseRowOptimizer(adapter.tables, adapter.backgrounds, memory, rate, settings.seed), {}
+    reads = _reads_of(model, adapter, tokenizer, settings, sequences)
+    covariances = gradient_covariances(model, adapter, tokenizer, settings)
+    curvatures, learned = {}, {}
+    for name, (slots, weights) in reads.items():
+        generator = torch.Generator().manual_seed(settings.seed)
+        background = adapter.backgrounds[name]
+        read, counts = slots.unique(return_counts=True)
+        rows = best_slots(memory, read, counts, background, generator).sort().values
+        curvatures[name] = curvature(background, covariances[name], rows, memory.damping)
+        some = torch.linspace(0, len(slots) - 1, min(LEARNED_TOKENS, len(slots)), device=slots.device).long()
+        learned[name] = slots[some], weights[some]
+    return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, memory, rate, curvatures), learned
+
+
+@torch.no_grad()
+def _reads_of(
+    model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings, sequences: list[Sequence]
+) -> dict[str, Reads]:
+    """By table, what every token of the sequences reads."""
+    batches = mixed_batches(sequences, settings.batch_tokens, settings.seed)
+    hidden = hidden_states(model, adapter, [collate(Batch(batch), tokenizer.pad_token_id) for batch in batches])
+    found: dict[str, list[Reads]] = {}
+    for layer, name in adapter.names().items():
+        memory = adapter.memories[layer]
+        found.setdefault(name, []).extend(memory.lookup(each.to(memory.keys.device)) for each in hidden[layer])
+    return {
+        name: (torch.cat([slots for slots, _ in reads]), torch.cat([weights for _, weights in reads]))
+        for name, reads in found.items()
+    }
 
 
 def _add_lora(model: Any, settings: LoraSettings) -> Any:

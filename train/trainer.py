@@ -50,7 +50,7 @@ def train_model(
     batches = _plan(texts, groups, tokenizer, settings)
     num_tokens = sum(len(sequence) for batch in batches for sequence in batch.new)
     provenance = f"{len(texts)} texts, {num_tokens} tokens"
-    student = make_student(base_model, method, settings, tokenizer)
+    student = make_student(base_model, method, settings, tokenizer, _once(batches))
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = _last_checkpoint(folder)
     watcher = Watcher(folder / "metrics.jsonl", progress, checkpoint)
@@ -97,6 +97,11 @@ def _plan(texts: list[str], groups: list[str] | None, tokenizer: Any, settings: 
     if not batches:
         raise ValueError(f"train.num_tokens={settings.num_tokens} leaves no text with anything to learn")
     return batches
+
+
+def _once(batches: list[Batch]) -> list[Sequence]:
+    """The new sequences, each once: later epochs repeat them."""
+    return list({tuple(sequence.ids): sequence for batch in batches for sequence in batch.new}.values())
 
 
 def _save(loop: Loop, student: Student, folder: Path, provenance: str) -> None:

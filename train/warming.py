@@ -8,15 +8,10 @@ memory; the distance to the base is that to the base with the memory off.
 import math
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
 from active_reading.train.adapter import STORED, MemoryAdapter
+from active_reading.train.background import text_loss
 from active_reading.train.batches import Batch, collate, plan_batches, tokenize
 from active_reading.train.generic_text import read_background
-from active_reading.train.objectives import next_token_loss
-from active_reading.train.precision import compute_dtype
 from active_reading.train.settings import TrainSettings
 from active_reading.train.sparse_optimizer import SparseRowOptimizer
 
@@ -30,17 +25,14 @@ def warm_memory(model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: Tr
     """
     sequences = tokenize(read_background(settings.background), tokenizer, settings.max_length)
     planned = plan_batches(sequences, settings.memory.warm_tokens, settings.batch_tokens, settings.seed)
-    every_row = settings.memory.model_copy(update={"slot_score": "all"})
+    every_row = settings.memory.model_copy(update={"slot_score": "all", "update": "row"})
     optimizer = SparseRowOptimizer(
         adapter.tables, adapter.backgrounds, every_row, settings.memory.warm_rate, settings.seed
     )
     losses: list[float] = []
     for batch in planned:
-        # The other attention kernels of GPUs add gradients up in any order, and a training that is resumed has
-        # to start from the very same values.
-        with sdpa_kernel(SDPBackend.MATH):
-            loss = _loss(model, collate(Batch(batch), tokenizer.pad_token_id))
-            loss.backward()
+        loss = text_loss(model, collate(Batch(batch), tokenizer.pad_token_id))
+        loss.backward()
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise ValueError(
@@ -50,11 +42,3 @@ def warm_memory(model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: Tr
     for table in adapter.tables.values():
         table.values.copy_(table.values.to(STORED))  # training starts from what is saved as its start
     return losses
-
-
-def _loss(model: Any, batch: dict[str, Any]) -> Tensor:
-    device = next(model.parameters()).device
-    ids, mask, labels = (batch[name].to(device) for name in ("input_ids", "attention_mask", "labels"))
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute_dtype() is torch.bfloat16):
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return next_token_loss(logits, labels, batch["num_targets"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from active_reading.train.adapter_files import AdapterFiles, read_adapter, write_adapter
+from active_reading.train.adapter_files import AdapterFiles, read_adapter, together, write_adapter
 from active_reading.train.patch import (
     apply_patch,
     create_patch,
@@ -18,11 +18,25 @@ from active_reading.train.patch import (
 )
 
 SLOTS, WIDTH = 20, 4
+# Reads of generic text and of what is learned: bits that say nothing, some of them twice, in no order.
+GENERIC = torch.tensor([[7, 7, 1], [2, 0, 5], [7, 7, 1]])
+LEARNED = {steps: torch.tensor([[2, 0, 5], [9, 9, steps], [0, 3, 0]])[:steps] for steps in range(20)}
 Learned = dict[str, dict[int, float]]  # by table and row: what every number of the row became
 
 
-def write(folder: Path, learned: Learned, batches: int = 0, base: str = "h", keys: float = 0.0) -> Path:
-    """A memory of two tables; each row that has learned was touched in two of `batches` steps."""
+def write(
+    folder: Path,
+    learned: Learned,
+    batches: int = 0,
+    base: str = "h",
+    keys: float = 0.0,
+    trainings: dict[str, list[int]] | None = None,
+) -> Path:
+    """A memory of two tables; each row that has learned was touched in two of `batches` steps.
+
+    The steps of each table's `trainings` say which reads they left; by default one training taught both.
+    """
+    read_in = {table: [batches] for table in learned} if trainings is None else trainings
     tensors: dict[str, Tensor] = {}
     for table in ("0", "2"):
         rows = torch.tensor(sorted(learned.get(table, {}))).long()
@@ -36,6 +50,7 @@ def write(folder: Path, learned: Learned, batches: int = 0, base: str = "h", key
             f"{table}.rows": rows,
             f"{table}.values": values.bfloat16(),
             f"{table}.background_counts": counts,
+            f"{table}.background_reads": together(GENERIC, *(LEARNED[steps] for steps in read_in.get(table, []))),
         }
     known = {"0": 7 + batches, "2": 7 + batches}
     config = {"base_model": "m", "base_hash": base, "background_batches": known, "memory": {"layers": [0, 2]}}
@@ -167,7 +182,9 @@ def test_a_merged_patch_equals_its_parts_applied_in_any_order(parts, tmp_path):
     merge_patches(parts, tmp_path / "merged")
     apply_patch(tmp_path / "merged", whole := write(tmp_path / "whole", EMPTY))
     everything = {table: {r: v for part in PARTS for r, v in part.get(table, {}).items()} for table in ("0", "2")}
-    assert content(whole) == content(write(tmp_path / "expected", everything, batches=1 + 2 + 3))
+    assert content(whole) == content(
+        write(tmp_path / "expected", everything, batches=6, trainings={"0": [1, 2], "2": [2, 3]})
+    )
     for order in permutations(range(3)):
         folder = write(tmp_path / "one by one", EMPTY)
         for number in order:

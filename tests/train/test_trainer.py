@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Lfm2Config, MambaConfig, OPTConfig, PretrainedConfig
 
-from active_reading.train import background, loop, student, warming
+from active_reading.train import background, loop, student
 from active_reading.train.adapter_files import read_adapter
 from active_reading.train.batches import collate, tokenize
 from active_reading.train.generic_text import read_background
@@ -259,7 +259,7 @@ HARD = {
     "kl_weight": 0.5,
     "replay_share": 0.3,
     "schedule": "cosine",
-    "memory": {"slot_score": "random", "norm": "table", "shared_values": True, "top_t": 8},
+    "memory": {"slot_score": "random", "update": "table", "shared_values": True, "top_t": 8},
 }
 
 
@@ -540,10 +540,10 @@ ON_TWO_PROCESSES = """
 import json, os, sys
 from pathlib import Path
 import torch
-from active_reading.train import background, loop, trainer, warming
+from active_reading.train import background, loop, trainer
 from active_reading.train.settings import TrainSettings
 
-loop.compute_dtype = background.compute_dtype = warming.compute_dtype = lambda: torch.float32
+loop.compute_dtype = background.compute_dtype = lambda: torch.float32
 base, texts, methods, settings, folder = json.loads(sys.argv[1])
 settings, rank = TrainSettings(**settings), os.environ["RANK"]
 for method in methods:
@@ -557,7 +557,7 @@ for method in methods:
 
 def test_two_processes_learn_what_one_does(tiny_model, tmp_path, monkeypatch):
     """To 1e-5 in every weight; both end with the same ones, and the first writes the files."""
-    for module in (loop, background, warming):
+    for module in (loop, background):
         monkeypatch.setattr(module, "compute_dtype", lambda: torch.float32)
     how = {"num_tokens": 200, "replay_share": 0.2, "kl_weight": 0.1, "checkpoint_steps": 2} | WARMED
     how["learning_rates"] = LearningRates(full=1e-3, lora=1e-3, memory=0.05)

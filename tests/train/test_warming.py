@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from active_reading.train import background, warming
+from active_reading.train import background
 from active_reading.train.adapter import MemoryAdapter, attach_memory, memory_disabled
 from active_reading.train.adapter_files import read_adapter, write_adapter
 from active_reading.train.background import prepare_memory
-from active_reading.train.batches import Batch, collate, plan_batches, tokenize
+from active_reading.train.batches import Batch, Sequence, collate, plan_batches, tokenize
 from active_reading.train.generic_text import read_background
 from active_reading.train.load import load_model, load_tokenizer
 from active_reading.train.objectives import base_logits_of, next_token_loss
@@ -39,6 +39,7 @@ SETTINGS = TrainSettings(
         warm_rate=0.1,
     ),
 )
+SOME = [Sequence([5, 6, 7, 8])]  # new text
 
 
 def settings_with(seed: int = 0, **memory: Any) -> TrainSettings:
@@ -47,8 +48,7 @@ def settings_with(seed: int = 0, **memory: Any) -> TrainSettings:
 
 @pytest.fixture(autouse=True)
 def single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (background, warming):
-        monkeypatch.setattr(module, "compute_dtype", lambda: torch.float32)
+    monkeypatch.setattr(background, "compute_dtype", lambda: torch.float32)
 
 
 def warmed(folder: Path, settings: TrainSettings = SETTINGS) -> tuple[Any, MemoryAdapter, list[float]]:
@@ -129,7 +129,7 @@ def test_warming_counts_nothing_and_leaves_no_reads(tiny_model):
 
 
 def test_a_patch_leads_from_the_warmed_memory_and_back_byte_for_byte(tiny_model, tmp_path):
-    student = make_student(str(tiny_model), "memory", SETTINGS, load_tokenizer(tiny_model))
+    student = make_student(str(tiny_model), "memory", SETTINGS, load_tokenizer(tiny_model), SOME)
     assert student.start is not None
     write_adapter(student.start, tmp_path / "warmed")
     train_model(["the cat sat on the mat"], str(tiny_model), "memory", SETTINGS, tmp_path, lambda *_: None)
@@ -166,7 +166,7 @@ def test_the_distance_to_the_base_is_that_to_the_base_without_its_memory(tiny_mo
 
 def test_a_memory_that_is_trained_on_is_not_warmed_again(tiny_model, tmp_path):
     train_model(["the cat sat"], str(tiny_model), "memory", SETTINGS, tmp_path, lambda *_: None)
-    student = make_student(str(tmp_path), "memory", SETTINGS, load_tokenizer(tiny_model))
+    student = make_student(str(tmp_path), "memory", SETTINGS, load_tokenizer(tiny_model), SOME)
     assert student.start is not None
     saved = read_adapter(tmp_path)
     for table in ("1", "3"):

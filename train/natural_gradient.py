@@ -1,0 +1,68 @@
+"""Natural gradient of value rows: learn the new text by the change that disturbs generic text least.
+
+A token reads `r V` of a table V (N, D), with r (N,) its read weights, and the loss has the gradient g (D,) at
+what was read. A small change X of the rows then changes the model's predictions on generic text by about
+`tr(X' C X B) / 2` nats a token, with C = E[r r'] and B = E[g g'] over generic tokens: the Fisher information in
+its Kronecker-factored form (K-FAC, Martens & Grosse 2015, arXiv 1503.05671, section 3; here with the gradients
+of real tokens). For a given disturbance, the change `C^-1 G B^-1` lowers the loss of new texts most, whose
+gradient is G (N, D). MEMIT (Meng et al. 2022, arXiv 2210.07229) uses C alone, on the weights of an MLP. A memory
+has thousands of read weights where an MLP has its width: far more room that generic text does not use.
+
+`damping` times the mean diagonal is added to both factors: a row that no generic token reads would cost nothing
+and move without bound, and both means are of a small sample.
+M tokens, R reads per token, t rows that move.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from active_reading.train.slots import Background
+
+BLOCK = 4096  # tokens whose reads are spread out over the t rows at a time
+
+
+@dataclass
+class Curvature:
+    """What it costs generic text when rows of one table move; both factors are damped."""
+
+    rows: Tensor  # (t,) ascending
+    read_factor: Tensor  # (t, t) Cholesky factor of C, of these rows
+    gradient_factor: Tensor  # (D, D) Cholesky factor of B
+
+    def solve(self, gradients: Tensor) -> Tensor:
+        """(t, D) `C^-1 G B^-1` of the rows' gradients G (t, D)."""
+        by_rows = torch.cholesky_solve(gradients, self.read_factor)
+        return torch.cholesky_solve(by_rows.T, self.gradient_factor).T
+
+
+def curvature(background: Background, gradient_covariance: Tensor, rows: Tensor, damping: float) -> Curvature:
+    """Of the rows (t,) ascending, from the generic reads in `background` and B (D, D).
+
+    Raises ValueError when the background has no reads, or none with a gradient.
+    """
+    if not len(background.slots):
+        raise ValueError("train.memory.update=natural: it is not known how generic text reads this memory")
+    reads = read_covariance(background, rows)
+    # Over all slots, read or not: the mean does not depend on which rows were chosen.
+    mean_square = background.weights.float().square().sum() / len(background.slots) / len(background.counts)
+    reads.diagonal().add_(damping * mean_square.to(reads))
+    gradients = gradient_covariance.clone()
+    mean_gradient = gradients.diagonal().mean()
+    if not mean_gradient > 0:
+        raise ValueError("train.memory.update=natural: generic text has no gradient at this memory")
+    gradients.diagonal().add_(damping * mean_gradient)
+    return Curvature(rows, torch.linalg.cholesky(reads), torch.linalg.cholesky(gradients))
+
+
+def read_covariance(background: Background, rows: Tensor) -> Tensor:
+    """(t, t) mean over the background's tokens of the products of their read weights, for rows (t,)."""
+    place = torch.full((len(background.counts),), len(rows))
+    place[rows.cpu()] = torch.arange(len(rows))
+    total = torch.zeros(len(rows), len(rows), device=rows.device)
+    for slots, weights in zip(background.slots.split(BLOCK), background.weights.split(BLOCK), strict=True):
+        spread = torch.zeros(len(slots), len(rows) + 1, device=rows.device)  # the last column: all other rows
+        spread.scatter_add_(1, place[slots.long().cpu()].to(rows.device), weights.to(spread))
+        total += spread[:, :-1].T @ spread[:, :-1]
+    return total / len(background.slots)
