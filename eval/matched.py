@@ -4,9 +4,11 @@ A trajectory is one training run measured several times: points (learned, lost) 
 from (0, 0), the untouched base. Lin et al. 2025 (arXiv 2510.15103) compare this way.
 """
 
-import random
+import math
 import statistics
 from collections.abc import Sequence
+
+from scipy import stats
 
 Point = tuple[float, float]
 
@@ -40,16 +42,22 @@ def least_lost(settings: dict[str, list[list[Point]]], target: float) -> tuple[s
     return min(means.items(), key=lambda item: item[1]) if means else None
 
 
-def ratio_interval(
-    ours: Sequence[float], theirs: Sequence[float], draws: int = 2000, seed: int = 0
-) -> tuple[float, float] | None:
-    """95 % bootstrap interval over seeds of mean(ours) / mean(theirs); None with fewer than two seeds each."""
-    if min(len(ours), len(theirs)) < 2:
+def ratio_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval over seeds of mean(ours) / mean(theirs), by Fieller's theorem with Student's t.
+
+    (Fieller 1954, J. Roy. Statist. Soc. B 16. A bootstrap over three seeds covers about 70 %.) None with fewer than
+    two seeds each, and when `theirs` is not clearly different from zero: the ratio has no bounds then.
+    """
+    seeds = min(len(ours), len(theirs))
+    if seeds < 2:
         return None
-    chooser = random.Random(seed)
-
-    def drawn_mean(values: Sequence[float]) -> float:
-        return statistics.fmean(chooser.choices(values, k=len(values)))
-
-    ratios = sorted(drawn_mean(ours) / drawn_mean(theirs) for _ in range(draws))
-    return ratios[int(0.025 * draws)], ratios[int(0.975 * draws) - 1]
+    above, below = statistics.fmean(ours), statistics.fmean(theirs)
+    noise_above, noise_below = (statistics.variance(values) / len(values) for values in (ours, theirs))
+    t = float(stats.t.ppf(0.975, seeds - 1))
+    # The ratios r with |above - r * below| <= t * sqrt(noise_above + r**2 * noise_below): a quadratic in r.
+    square = below**2 - t**2 * noise_below
+    if square <= 0:
+        return None
+    middle = above * below / square
+    spread = math.sqrt(max(0.0, middle**2 - (above**2 - t**2 * noise_above) / square))
+    return middle - spread, middle + spread

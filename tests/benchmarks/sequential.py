@@ -5,7 +5,8 @@
 Each corpus is five invented people (`invented.py`), scored on held-out wording right after it was learned and
 again when all are learned. A model goes on from what the same method made of the corpora before. Later corpora
 teach again how such questions are answered, so that a score alone would not show what was forgotten: a control
-corpus that is never taught is scored each time too, and what a model knows of a corpus is its score beyond that.
+corpus that is never taught is scored each time too, and what a model knows of a corpus is its gain over the
+untouched base beyond that of the control.
 `kept_share` of a run is what is known (F1) of all corpora but the last at the end over what was known right after
 learning, `kept_nats` the same of gold NLL; None where nothing was known. Technical prose (docstrings of Python's
 standard library) says what else was lost. Every corpus's scores go to `sequence.jsonl` as they come, and a
@@ -21,6 +22,7 @@ from statistics import fmean
 from typing import Any
 
 import transformers
+from forgetting import constant_rate
 from invented import Corpus, invented_corpora
 
 from active_reading.augment.identity import content_hash
@@ -31,7 +33,7 @@ from active_reading.eval.scores import f1
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import DEFAULT_MODEL
 from active_reading.train.load import load_model, load_tokenizer
-from active_reading.train.settings import Method, TrainSettings
+from active_reading.train.settings import Method
 from active_reading.train.trainer import train_model
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +55,7 @@ class Run:
 
 
 def quick_runs() -> list[Run]:
-    return [Run("full", 5e-5), Run("lora", 2e-4), Run("memory", 0.1)]
+    return [Run("full", 5e-5), Run("lora", 2e-4), Run("memory", 0.02)]
 
 
 def full_runs() -> list[Run]:
@@ -62,8 +64,8 @@ def full_runs() -> list[Run]:
         ("full", 5e-5),
         ("lora", 1e-4),
         ("lora", 2e-4),
-        ("memory", 0.05),
-        ("memory", 0.1),
+        ("memory", 0.01),
+        ("memory", 0.02),
     ]
     changes: list[Json] = [{}, {"replay_share": 0.05}]
     return [Run(*each, seed, change) for seed in (0, 1, 2) for change in changes for each in rates]
@@ -78,6 +80,7 @@ class Bench:
         self.tokenizer = load_tokenizer(self.base)
         self.prose = docstrings()[::2]
         self.num_tokens = num_tokens
+        self._base_scores: list[Json] = []
 
     def scores(self, model: Any, corpora: list[Corpus]) -> list[Json]:
         """Mean F1 and gold NLL (nats per token) on each corpus."""
@@ -99,7 +102,10 @@ class Bench:
 
     def run(self, run: Run, corpora: list[Corpus], control: Corpus, root: Path) -> Json:
         """Learn the corpora in turn; returns the scores right after each, and of all at the end."""
-        settings = [self._settings(run, place) for place in range(len(corpora))]
+        settings = [
+            constant_rate(run.method, run.rate, self.num_tokens, 1000 * run.seed + place, run.changes)
+            for place in range(len(corpora))
+        ]
         identity = content_hash(
             [each.model_dump() for each in settings], [corpus.texts for corpus in corpora], self.revision, size=6
         )
@@ -124,18 +130,21 @@ class Bench:
             )
         model = load_model(folder / f"corpus-{len(corpora) - 1}").eval()
         *end, untaught = self.scores(model, [*corpora, control])
-        return {"after": lines, "end": end, "control": untaught, "prose": self.prose_nll(model)}
-
-    def _settings(self, run: Run, place: int) -> TrainSettings:
-        values: Json = {
-            "num_tokens": self.num_tokens,
-            "batch_tokens": 512,
-            "schedule": "constant_with_warmup",
-            "checkpoint_steps": 0,
-            "seed": 1000 * run.seed + place,
-            "learning_rates": {run.method: run.rate},
+        *base, of_control = self.base_scores(corpora, control)
+        return {
+            "base": base,
+            "base_control": of_control,
+            "after": lines,
+            "end": end,
+            "control": untaught,
+            "prose": self.prose_nll(model),
         }
-        return TrainSettings.model_validate(values | run.changes)
+
+    def base_scores(self, corpora: list[Corpus], control: Corpus) -> list[Json]:
+        """Of the untouched base, which are the same for every run."""
+        if not self._base_scores:
+            self._base_scores = self.scores(load_model(self.base).eval(), [*corpora, control])
+        return self._base_scores
 
 
 def read_lines(log: Path) -> list[Json]:
@@ -147,14 +156,21 @@ def read_lines(log: Path) -> list[Json]:
 def kept(results: list[Json]) -> Json:
     """What is left at the end of all corpora but the last, of what was known; means over corpora and seeds."""
     pairs = [
-        (line, end, result["control"])
+        (line, (end, result["control"]), (base, result["base_control"]))
         for result in results
-        for line, end in zip(result["after"][:-1], result["end"][:-1], strict=True)
+        for line, end, base in zip(result["after"][:-1], result["end"][:-1], result["base"][:-1], strict=True)
     ]
-    known_f1 = fmean(line["corpus"]["f1"] - line["control"]["f1"] for line, _, _ in pairs)
-    left_f1 = fmean(end["f1"] - control["f1"] for _, end, control in pairs)
-    known_nats = fmean(line["control"]["nll"] - line["corpus"]["nll"] for line, _, _ in pairs)
-    left_nats = fmean(control["nll"] - end["nll"] for _, end, control in pairs)
+
+    def beyond_control(score: str, right_after: bool) -> float:
+        """Mean gain over the base, beyond that of the control."""
+        gains = []
+        for line, at_end, (base, base_control) in pairs:
+            now, control = (line["corpus"], line["control"]) if right_after else at_end
+            gains.append((now[score] - base[score]) - (control[score] - base_control[score]))
+        return fmean(gains)
+
+    known_f1, left_f1 = beyond_control("f1", True), beyond_control("f1", False)
+    known_nats, left_nats = -beyond_control("nll", True), -beyond_control("nll", False)
     return {
         "kept_share": round(left_f1 / known_f1, 3) if known_f1 > 0 else None,
         "kept_nats": round(left_nats / known_nats, 3) if known_nats > 0 else None,

@@ -1,5 +1,8 @@
 """Matched learning by hand arithmetic."""
 
+import math
+import random
+
 import pytest
 
 from active_reading.eval.matched import best_learned, least_lost, lost_at, ratio_interval
@@ -43,7 +46,23 @@ def test_a_setting_of_which_one_seed_does_not_reach_the_target_does_not_count():
 
 
 def test_the_interval_holds_the_ratio_and_needs_two_seeds():
-    low, high = ratio_interval([0.1, 0.2, 0.3], [1.0, 1.1, 0.9]) or (0.0, 0.0)
-    assert 0.1 <= low < 0.2 < high <= 0.35
+    low, high = ratio_interval([0.19, 0.2, 0.21], [1.0, 1.1, 0.9]) or (0.0, 0.0)
+    assert 0.1 < low < 0.2 < high < 0.35
     assert ratio_interval([0.1], [1.0, 1.1]) is None
     assert ratio_interval([0.2, 0.2], [0.4, 0.4]) == (pytest.approx(0.5), pytest.approx(0.5))
+
+
+def test_a_ratio_to_what_may_be_nothing_has_no_interval():
+    assert ratio_interval([0.1, 0.2, 0.3], [-0.1, 0.3, 0.05]) is None
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_interval_covers_the_true_ratio_as_often_as_it_says(seeds):
+    chooser = random.Random(0)
+    hits = 0
+    for _ in range(1000):
+        ours = [chooser.gauss(0.05, 0.02) for _ in range(seeds)]
+        theirs = [chooser.gauss(0.4, 0.02) for _ in range(seeds)]
+        low, high = ratio_interval(ours, theirs) or (-math.inf, math.inf)
+        hits += low <= 0.125 <= high
+    assert 0.93 <= hits / 1000 <= 0.97
