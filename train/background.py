@@ -16,8 +16,6 @@ from active_reading.train.precision import compute_dtype
 from active_reading.train.settings import TrainSettings
 from active_reading.train.slots import count_background
 
-GRADIENT_TOKENS = 4096
-
 
 def prepare_memory(model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings) -> None:
     """Give fresh memories their keys, and count how generic text reads their slots."""
@@ -40,17 +38,12 @@ def prepare_memory(model: Any, adapter: MemoryAdapter, tokenizer: Any, settings:
 def gradient_covariances(
     model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings
 ) -> dict[str, Tensor]:
-    """Per table (D, D): mean product of the gradients that tokens of generic text have at the memory's output.
-
-    Of the first `GRADIENT_TOKENS` of mixed generic text: the matrix has far fewer directions.
-    """
-    sequences = tokenize(read_background(settings.background), tokenizer, settings.max_length)
-    batches = mixed_batches(sequences, settings.batch_tokens, settings.seed)
+    """Per table (D, D): mean product of the gradients that tokens of generic text have at the memory's output."""
+    texts = read_background(settings.background, settings.memory.background_texts)
+    batches = mixed_batches(tokenize(texts, tokenizer, settings.max_length), settings.batch_tokens, settings.seed)
     sums: dict[str, Tensor] = {}
     tokens = 0
     for batch in batches:
-        if tokens >= GRADIENT_TOKENS:
-            break
         collated = collate(Batch(batch), tokenizer.pad_token_id)
         # The gradient of the sum over the tokens, not of their mean: a token's gradient is its own.
         text_loss(model, collated | {"num_targets": 1}).backward()

@@ -401,7 +401,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     arguments.output.mkdir(parents=True, exist_ok=True)
     bench = Bench(_material(arguments), arguments.data)
-    num_tokens = 30_720 if arguments.corpus == "people" or arguments.quick else 120_000
+    num_tokens = 20_480 if arguments.quick else 61_440
     print(
         f"{len(bench.material.texts)} texts, {len(bench.material.questions)} questions; base",
         bench.base,
