@@ -22,6 +22,7 @@ CONFIG_NAME = "memory_config.json"
 WEIGHTS_NAME = "memory.safetensors"
 CONFIG_KEYS = ("base_model", "base_hash", "background_batches", "memory")
 KEY_TENSORS = ("query_mean", "query_weight", "keys")
+TABLE_TENSORS = ("rows", "values", "background_counts", "background_reads")
 
 
 @dataclass
@@ -121,7 +122,13 @@ def read_adapter(folder: Path) -> AdapterFiles:
         raise ValueError(f"{path} is damaged ({error}): make it again") from None
     if lacking := [key for key in CONFIG_KEYS if key not in config]:
         raise ValueError(f"{path} is damaged: it lacks {', '.join(lacking)}")
-    return AdapterFiles(config, read_tensors(folder / WEIGHTS_NAME))
+    files = AdapterFiles(config, read_tensors(folder / WEIGHTS_NAME))
+    needed = [f"{table}.{kind}" for table in files.tables for kind in TABLE_TENSORS]
+    if lacking := [name for name in needed if name not in files.tensors]:
+        raise ValueError(
+            f"{folder / WEIGHTS_NAME} is damaged or of an older version: it lacks {', '.join(lacking)}; make it again"
+        )
+    return files
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

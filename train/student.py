@@ -10,19 +10,17 @@ from torch import Tensor
 
 from active_reading.train.adapter import STORED, MemoryAdapter, attach_memory, memory_files
 from active_reading.train.adapter_files import AdapterFiles, write_adapter
-from active_reading.train.background import gradient_covariances, hidden_states, prepare_memory
-from active_reading.train.batches import Batch, Sequence, collate, mixed_batches
+from active_reading.train.background import prepare_memory
+from active_reading.train.batches import Sequence
 from active_reading.train.load import base_of, load_model
-from active_reading.train.natural_gradient import curvature
 from active_reading.train.patch import difference, write_patch
+from active_reading.train.row_optimizer import Reads, row_optimizer
 from active_reading.train.settings import LoraSettings, Method, TrainSettings
 from active_reading.train.slots import usage
-from active_reading.train.sparse_optimizer import NaturalRowOptimizer, SparseRowOptimizer, best_slots
+from active_reading.train.sparse_optimizer import SparseRowOptimizer
 from active_reading.train.warming import warm_memory
 
 PATCH_NAME = "patch.safetensors"
-LEARNED_TOKENS = 1000  # of a training, that count as background for the next one
-Reads = tuple[Tensor, Tensor]  # slots and weights, both (M, R)
 
 
 @dataclass
@@ -101,7 +99,7 @@ def make_student(
         check_packing(model)
     if method == "memory":
         adapter = _fit_memory(model, tokenizer, settings)
-        optimizer, learned_reads = _row_optimizer(model, adapter, tokenizer, settings, sequences)
+        optimizer, learned_reads = row_optimizer(model, adapter, tokenizer, settings, sequences)
         return Student(
             model,
             tokenizer,
@@ -184,44 +182,6 @@ def _fit_memory(model: Any, tokenizer: Any, settings: TrainSettings) -> MemoryAd
     if settings.memory.warm_tokens:
         warm_memory(model, adapter, tokenizer, settings)
     return adapter
-
-
-def _row_optimizer(
-    model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings, sequences: list[Sequence]
-) -> tuple[SparseRowOptimizer, dict[str, Reads]]:
-    """The optimizer; and where it looks at all of the new text beforehand, how some of its tokens read."""
-    rate, memory = settings.learning_rates.memory, settings.memory
-    if memory.update != "natural":
-        return SparseRowOptimizer(adapter.tables, adapter.backgrounds, memory, rate, settings.seed), {}
-    reads = _reads_of(model, adapter, tokenizer, settings, sequences)
-    covariances = gradient_covariances(model, adapter, tokenizer, settings)
-    curvatures, learned = {}, {}
-    for name, (slots, weights) in reads.items():
-        generator = torch.Generator().manual_seed(settings.seed)
-        background = adapter.backgrounds[name]
-        read, counts = slots.unique(return_counts=True)
-        rows = best_slots(memory, read, counts, background, generator).sort().values
-        curvatures[name] = curvature(background, covariances[name], rows, memory.damping)
-        some = torch.linspace(0, len(slots) - 1, min(LEARNED_TOKENS, len(slots)), device=slots.device).long()
-        learned[name] = slots[some], weights[some]
-    return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, memory, rate, curvatures), learned
-
-
-@torch.no_grad()
-def _reads_of(
-    model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings, sequences: list[Sequence]
-) -> dict[str, Reads]:
-    """By table, what every token of the sequences reads."""
-    batches = mixed_batches(sequences, settings.batch_tokens, settings.seed)
-    hidden = hidden_states(model, adapter, [collate(Batch(batch), tokenizer.pad_token_id) for batch in batches])
-    found: dict[str, list[Reads]] = {}
-    for layer, name in adapter.names().items():
-        memory = adapter.memories[layer]
-        found.setdefault(name, []).extend(memory.lookup(each.to(memory.keys.device)) for each in hidden[layer])
-    return {
-        name: (torch.cat([slots for slots, _ in reads]), torch.cat([weights for _, weights in reads]))
-        for name, reads in found.items()
-    }
 
 
 def _add_lora(model: Any, settings: LoraSettings) -> Any:

@@ -229,3 +229,12 @@ def test_files_that_are_no_patches_are_refused(states, tmp_path):
         read_patch(states[1] / "memory.safetensors")
     with pytest.raises(ValueError, match="nothing.patch does not exist"):
         read_patch(tmp_path / "nothing.patch")
+
+
+@pytest.mark.parametrize("name", ["0.rows", "2.values", "0.background_counts", "2.background_reads"])
+def test_an_adapter_that_lacks_a_tensor_is_refused_by_name(states, name):
+    files = read_adapter(states[1])
+    del files.tensors[name]
+    write_adapter(files, states[1])
+    with pytest.raises(ValueError, match=rf"memory.safetensors is .*older version: it lacks {name}; make it again"):
+        read_adapter(states[1])

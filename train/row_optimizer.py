@@ -1,0 +1,57 @@
+"""The optimizer of a memory, made ready for a training: which rows may move, and what it costs to move them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from active_reading.train.adapter import MemoryAdapter
+from active_reading.train.background import gradient_covariances, hidden_states
+from active_reading.train.batches import Batch, Sequence, collate, mixed_batches
+from active_reading.train.natural_gradient import curvature
+from active_reading.train.settings import TrainSettings
+from active_reading.train.sparse_optimizer import NaturalRowOptimizer, SparseRowOptimizer, best_slots
+
+LEARNED_TOKENS = 1000  # of a training, that count as background for the next one
+Reads = tuple[Tensor, Tensor]  # slots and weights, both (M, R)
+
+
+def row_optimizer(
+    model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings, sequences: list[Sequence]
+) -> tuple[SparseRowOptimizer, dict[str, Reads]]:
+    """The optimizer for a training on `sequences`; and by table how some of their tokens read.
+
+    The reads are given where the update is the natural gradient, which has to see all of the new text beforehand.
+    """
+    rate, memory = settings.learning_rates.memory, settings.memory
+    if memory.update != "natural":
+        return SparseRowOptimizer(adapter.tables, adapter.backgrounds, memory, rate, settings.seed), {}
+    reads = _reads_of(model, adapter, tokenizer, settings, sequences)
+    covariances = gradient_covariances(model, adapter, tokenizer, settings)
+    curvatures, learned = {}, {}
+    for name, (slots, weights) in reads.items():
+        generator = torch.Generator().manual_seed(settings.seed)
+        background = adapter.backgrounds[name]
+        read, counts = slots.unique(return_counts=True)
+        rows = best_slots(memory, read, counts, background, generator).sort().values
+        curvatures[name] = curvature(background, covariances[name], rows, memory.damping)
+        some = torch.linspace(0, len(slots) - 1, min(LEARNED_TOKENS, len(slots)), device=slots.device).long()
+        learned[name] = slots[some], weights[some]
+    return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, memory, rate, curvatures), learned
+
+
+@torch.no_grad()
+def _reads_of(
+    model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings, sequences: list[Sequence]
+) -> dict[str, Reads]:
+    """By table, what every token of the sequences reads."""
+    batches = mixed_batches(sequences, settings.batch_tokens, settings.seed)
+    hidden = hidden_states(model, adapter, [collate(Batch(batch), tokenizer.pad_token_id) for batch in batches])
+    found: dict[str, list[Reads]] = {}
+    for layer, name in adapter.names().items():
+        memory = adapter.memories[layer]
+        found.setdefault(name, []).extend(memory.lookup(each.to(memory.keys.device)) for each in hidden[layer])
+    return {
+        name: (torch.cat([slots for slots, _ in reads]), torch.cat([weights for _, weights in reads]))
+        for name, reads in found.items()
+    }
