@@ -125,9 +125,8 @@ def read_adapter(folder: Path) -> AdapterFiles:
     files = AdapterFiles(config, read_tensors(folder / WEIGHTS_NAME))
     needed = [f"{table}.{kind}" for table in files.tables for kind in TABLE_TENSORS]
     if lacking := [name for name in needed if name not in files.tensors]:
-        raise ValueError(
-            f"{folder / WEIGHTS_NAME} is damaged or of an older version: it lacks {', '.join(lacking)}; make it again"
-        )
+        path = folder / WEIGHTS_NAME
+        raise ValueError(f"{path} is damaged or of an older version: it lacks {', '.join(lacking)}; make it again")
     return files
 
 
