@@ -160,12 +160,12 @@ class Watcher(TrainerCallback):
     def __init__(self, path: Path, progress: Progress, checkpoint: Path | None) -> None:
         self.path = path
         self.progress = progress
-        self.losses: list[float] = []
-        done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-        lines = path.read_text(encoding="utf-8").splitlines()[:done] if path.exists() else []
-        self.losses = [json.loads(line)["loss"] for line in lines]
+        # From the checkpoint, which no process writes to any more: the first one is about to rewrite `path`.
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8")) if checkpoint else {}
+        done = [_metrics(log["step"], log) for log in state.get("log_history", []) if "loss" in log]
+        self.losses: list[float] = [line["loss"] for line in done]
         if int(os.environ.get("RANK", "0")) == 0:
-            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            path.write_text("".join(f"{json.dumps(line)}\n" for line in done), encoding="utf-8")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
@@ -173,15 +173,19 @@ class Watcher(TrainerCallback):
         self.losses.append(logs["loss"])
         if not state.is_world_process_zero:
             return
-        line = {"step": state.global_step, "loss": logs["loss"], "learning_rate": logs.get("learning_rate")}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(_metrics(state.global_step, logs)) + "\n")
         self.progress(state.global_step, state.max_steps, "steps")
 
     def recent_loss(self) -> float:
         """Mean loss of the last ten steps."""
         last = self.losses[-10:]
         return sum(last) / len(last)
+
+
+def _metrics(step: int, logs: dict[str, Any]) -> dict[str, Any]:
+    """A line of `metrics.jsonl`."""
+    return {"step": step, "loss": logs["loss"], "learning_rate": logs.get("learning_rate")}
 
 
 def _arguments(settings: TrainSettings, method: Method, num_steps: int, folder: Path) -> TrainingArguments:
