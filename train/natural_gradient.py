@@ -53,7 +53,12 @@ def curvature(background: Background, gradient_covariance: Tensor, rows: Tensor,
     if not mean_gradient > 0:
         raise ValueError("train.memory.update=natural: generic text has no gradient at this memory")
     gradients.diagonal().add_(damping * mean_gradient)
-    return Curvature(rows, torch.linalg.cholesky(reads), torch.linalg.cholesky(gradients))
+    return Curvature(rows, _cholesky(reads), _cholesky(gradients))
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """In double precision: the largest and the smallest direction may be five orders of magnitude apart."""
+    return torch.linalg.cholesky(matrix.double()).to(matrix)
 
 
 def read_covariance(background: Background, rows: Tensor) -> Tensor:

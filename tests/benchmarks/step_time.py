@@ -29,8 +29,9 @@ from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import DEFAULT_MODEL
 from active_reading.train.adapter import MemoryAdapter, attach_memory
 from active_reading.train.load import load_model
+from active_reading.train.natural_gradient import curvature
 from active_reading.train.settings import MemorySettings
-from active_reading.train.sparse_optimizer import SparseRowOptimizer
+from active_reading.train.sparse_optimizer import NaturalRowOptimizer
 
 TOP_T = 2000
 LAYERS = [2, 4, 6]
@@ -95,10 +96,7 @@ def build(name: str, model_name: str, tokens: int) -> Callable[[], None]:
         settings = MemorySettings(layers=LAYERS, num_keys=num_keys, shared_values=True, top_t=TOP_T)
         adapter = attach_memory(model, settings)
         _random_keys(adapter)
-        if name == "dense_masked_1m":
-            optimizer = DenseMasked(adapter)
-        else:
-            optimizer = SparseRowOptimizer(adapter.tables, adapter.backgrounds, settings, lr=0.01)
+        optimizer = DenseMasked(adapter) if name == "dense_masked_1m" else _natural(model, adapter, ids)
 
     def step() -> None:
         model(input_ids=ids, labels=ids).loss.backward()
@@ -151,6 +149,20 @@ def _lora(model: Any) -> torch.optim.Optimizer:
     config = LoraConfig(r=32, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM")
     adapted = get_peft_model(model, config)  # changes `model` in place
     return torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-4)
+
+
+def _natural(model: Any, adapter: MemoryAdapter, ids: torch.Tensor) -> NaturalRowOptimizer:
+    """As in a training, on rows and costs from the one batch: which ones they are does not change the work."""
+    (name,) = adapter.tables
+    table, background = adapter.tables[name], adapter.backgrounds[name]
+    model(input_ids=ids, labels=ids).loss.backward()
+    for read in table.reads:
+        background.add_reads(read.slots, read.weights)
+    gradients = torch.cat([read.output_gradient for read in table.reads])
+    rows = table.access_counts()[0][:TOP_T]
+    table.reads.clear()
+    costs = curvature(background, gradients.T @ gradients, rows, adapter.settings.damping)
+    return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, adapter.settings, 0.01, {name: costs})
 
 
 def _random_keys(adapter: MemoryAdapter) -> None:
