@@ -74,6 +74,10 @@ class LedgerWriter:
 
     def append(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
+        self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        """Flush when the last one is `flush_seconds` ago; call it also while no row comes. Raises as `flush`."""
         if time.monotonic() - self.flushed_at > self.flush_seconds:
             self.flush()
 
