@@ -218,7 +218,7 @@ def test_sigterm_keeps_what_is_done_and_is_one_line_and_exit_code_143(documents,
     assert process.stdout is not None
     assert "busy\n" in iter(process.stdout.readline, "")
     process.terminate()
-    output, error = process.communicate(timeout=90)
+    output, error = process.communicate(timeout=300)
     assert process.returncode == 143
     assert error == "terminated: what is finished is kept; run the same command again to go on\n"
     assert "Traceback" not in output
