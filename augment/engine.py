@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 Messages = list[dict[str, str]]
+TOO_LONG = "too_long"  # the finish_reason of a request that cannot fit into the context, however often it is asked
+ANSWERED = ("stop", "length", "repetition")  # how vLLM ends an answer; it has other words for its own failures
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """One finished request; `error` is set, and `text` empty, when the engine could not answer it."""
+    """One finished request; `error` is set, and `text` empty, when the engine could not answer it.
+
+    Another attempt may answer it, unless `finish_reason` is `TOO_LONG`.
+    """
 
     request_id: str
     text: str
@@ -34,6 +39,11 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     error: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Not answered, and another attempt may be."""
+        return self.error is not None and self.finish_reason != TOO_LONG
 
 
 class Engine(Protocol):
@@ -103,7 +113,7 @@ class VllmEngine:
                 f"prompt of {len(tokens)} tokens leaves no room for {sampling.max_tokens} new ones in "
                 f"generate.max_model_len={self._max_model_len}"
             )
-            self._refused.append(Completion(request_id, "", "error", len(tokens), 0, message))
+            self._refused.append(Completion(request_id, "", TOO_LONG, len(tokens), 0, message))
             return
         parameters = self._vllm.SamplingParams(
             temperature=sampling.temperature,
@@ -140,12 +150,15 @@ class VllmEngine:
 
 def _completion(output: Any) -> Completion:
     answer = output.outputs[0]
+    finish_reason = answer.finish_reason or "error"
+    error = None if finish_reason in ANSWERED else f"vLLM ended the request with '{finish_reason}'"
     return Completion(
         request_id=output.request_id,
-        text=answer.text.strip(),
-        finish_reason=answer.finish_reason or "error",
+        text="" if error else answer.text.strip(),
+        finish_reason=finish_reason,
         prompt_tokens=len(output.prompt_token_ids),
         completion_tokens=len(answer.token_ids),
+        error=error,
     )
 
 

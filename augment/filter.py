@@ -1,8 +1,8 @@
 """Filter: generations -> texts that are kept, and texts that are dropped with a reason.
 
 Every answer becomes one text (or one per question-answer pair), and every text ends as kept or dropped.
-Reasons, checked in this order: `failed`, `truncated` (of questions cut short only the last falls),
-`refusal`, `unparsed` (questions without answers),
+Reasons, checked in this order: `too_long` (a prompt beyond the context), `failed`, `truncated` (of
+questions cut short only the last falls), `refusal`, `unparsed` (questions without answers),
 `too_short`, `ungrounded` (a number or a name that the chunk does not have), `copy` (of the chunk),
 `repetition` (the text repeats itself). Question-answer pairs also fall as `given_away`: the question holds
 its own answer.
@@ -19,6 +19,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
+from active_reading.augment.engine import TOO_LONG
 from active_reading.augment.grounding import answer_is_grounded, ungrounded_word
 from active_reading.augment.identity import content_hash
 
@@ -93,7 +94,7 @@ def judge(row: dict[str, str], answer: str, chunk: Chunk, settings: FilterSettin
     """The texts in one generation, each with the reason and detail of its fall (None when kept)."""
     text = row["text"]
     if row["error"]:
-        return [(text, "failed", row["error"])]
+        return [(text, TOO_LONG if row["finish_reason"] == TOO_LONG else "failed", row["error"])]
     truncated = row["finish_reason"] != "stop"
     if truncated and answer == "text":
         return [(text, "truncated", f"finish_reason={row['finish_reason']}")]

@@ -5,20 +5,52 @@ from typing import Any
 
 import polars as pl
 
+from active_reading.augment.engine import TOO_LONG
+
+# Why a request is rejected; null for the others. The text of a rejected one stays in its row.
+REJECTION = (
+    pl.when(pl.col("finish_reason") == TOO_LONG)
+    .then(pl.lit("too_long"))
+    .when(pl.col("error").is_not_null())
+    .then(pl.lit(None, dtype=pl.String))
+    .when(pl.col("finish_reason") != "stop")
+    .then(pl.lit("truncated"))
+    .when(pl.col("text").str.strip_chars() == "")
+    .then(pl.lit("empty"))
+)
 STATUS = (
-    pl.when(pl.col("error").is_not_null())
-    .then(pl.lit("failed"))
-    .when((pl.col("finish_reason") != "stop") | (pl.col("text").str.strip_chars() == ""))
+    pl.when(REJECTION.is_not_null())
     .then(pl.lit("rejected"))
+    .when(pl.col("error").is_not_null())
+    .then(pl.lit("failed"))
     .otherwise(pl.lit("accepted"))
 )
 
 
-def request_counts(generations: pl.DataFrame) -> dict[str, int]:
-    """`planned` and its parts `accepted`, `rejected` (cut short or empty) and `failed`."""
+def request_counts(generations: pl.DataFrame, num_planned: int) -> dict[str, int]:
+    """`planned`, as whoever planned counts, and what the rows say: `accepted`, `rejected` and `failed`."""
     counts = Counter(generations.select(STATUS.alias("status"))["status"].to_list())
     parts = {status: counts[status] for status in ("accepted", "rejected", "failed")}
-    return {"planned": generations.height, **parts}
+    return {"planned": num_planned, **parts}
+
+
+def rejection_counts(generations: pl.DataFrame) -> dict[str, int]:
+    """How many requests were rejected for each reason, the most frequent first."""
+    reasons = generations.select(REJECTION.alias("reason"))["reason"].drop_nulls().to_list()
+    return dict(Counter(sorted(reasons)).most_common())
+
+
+def check_requests(counts: dict[str, int]) -> None:
+    """Raises RuntimeError when a planned request was lost, or a row was never planned."""
+    if counts["planned"] != counts["accepted"] + counts["rejected"] + counts["failed"]:
+        raise RuntimeError(f"requests do not add up: {counts}")
+
+
+def describe_requests(counts: dict[str, int], rejections: dict[str, int]) -> str:
+    """One line, such as: planned 9 = accepted 6 + rejected 2 (truncated 2) + failed 1."""
+    reasons = f" ({', '.join(f'{reason} {n}' for reason, n in rejections.items())})" if rejections else ""
+    parts = f"accepted {counts['accepted']} + rejected {counts['rejected']}{reasons} + failed {counts['failed']}"
+    return f"planned {counts['planned']} = {parts}"
 
 
 def build_funnel(generations: pl.DataFrame, filtered: pl.DataFrame, marked: pl.DataFrame) -> list[dict[str, Any]]:
@@ -37,7 +69,7 @@ def build_funnel(generations: pl.DataFrame, filtered: pl.DataFrame, marked: pl.D
         lines.append(
             {
                 "template": template,
-                **request_counts(requests),
+                **request_counts(requests, requests.height),  # checked against the plan when they were made
                 "texts": texts.height,
                 "kept": kept.height,
                 "distinct": distinct.height,

@@ -4,16 +4,17 @@ A request is addressed by what determines its answer: chunk text, template sourc
 revision, sampling, replicate. Work to do = plan anti-join ledger; this one join is the resume after a
 crash, the incremental run over a grown corpus, and the reuse of answers when other settings change.
 Strategy templates run in two stages without a barrier: as soon as the strategies of a chunk arrive,
-the requests that apply them join the queue. Requests go chunk by chunk, and the few-shot turns of a
-template come first in its prompts, so that the engine's prefix cache serves them.
+the requests that apply them go ahead of all others, while the engine still has the chunk in its prefix
+cache. For that cache, too, requests go chunk by chunk, and the few-shot turns of a template come
+first in its prompts.
 """
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +25,7 @@ from active_reading.augment.ledger import SCHEMA, Ledger
 from active_reading.prompts.render import Template, load_template
 
 Progress = Callable[[int, int, str], None]
+MAX_ATTEMPTS = 3  # at one request in one run
 
 
 class TemplateUse(BaseModel):
@@ -173,6 +175,14 @@ def parse_strategies(text: str) -> list[str]:
     return list(found.values())
 
 
+class Generated(NamedTuple):
+    """What became of a plan."""
+
+    rows: pl.DataFrame  # the ledger's rows for the whole plan, in plan order
+    num_planned: int  # requests, as planned; as many as rows, unless the engine lost one
+    num_asked: int  # requests that went to the engine now, each counted once
+
+
 def generate(
     chunks: pl.DataFrame,
     settings: GenerateSettings,
@@ -180,11 +190,12 @@ def generate(
     ledger: Ledger,
     make_engine: Callable[[], Engine],
     progress: Progress,
-) -> tuple[pl.DataFrame, int]:
+) -> Generated:
     """Answer every planned request that the ledger lacks, or that failed when it was asked before.
 
-    `chunks` has the columns of `chunk_documents` and `title`. Returns the ledger's rows for the whole
-    plan, in plan order, and the number of model calls made now. The engine starts only when needed.
+    `chunks` has the columns of `chunk_documents` and `title`. The engine starts only when needed.
+    Raises OSError when the ledger cannot be written, and whatever the engine raises; answers that came
+    before are kept.
     """
     planner = Planner(settings, model)
     by_id = {chunk["chunk_id"]: chunk for chunk in chunks.iter_rows(named=True)}
@@ -193,52 +204,79 @@ def generate(
     # Requests that share one answer (the same text in two chunks): the first stands for them in the plan,
     # and each has its own follow-ups.
     plan: dict[str, list[Request]] = {}
-    queue: deque[Request] = deque()
 
-    def follow(request: Request, row: dict[str, Any]) -> None:
-        add(planner.follow_ups(request, row["text"], row["finish_reason"], by_id[request.chunk_id]))
-
-    def add(requests: Iterable[Request]) -> None:
+    def enter(requests: Iterable[Request]) -> list[Request]:
+        """Put requests and what follows from known answers in the plan; returns those to ask, in order."""
+        to_ask: list[Request] = []
         for request in requests:
             sharing = plan.setdefault(request.request_id, [])
             sharing.append(request)
             if request.request_id in known:
-                follow(request, known[request.request_id])
+                to_ask += follow(request)
             elif len(sharing) == 1:
-                queue.append(request)
+                to_ask.append(request)
+        return to_ask
 
-    add(planner.initial(by_id.values()))
-    num_calls = 0
+    def follow(request: Request) -> list[Request]:
+        row, chunk = known[request.request_id], by_id[request.chunk_id]
+        return enter(planner.follow_ups(request, row["text"], row["finish_reason"], chunk))
+
+    queue = deque(enter(planner.initial(by_id.values())))
+    ahead: deque[Request] = deque()
+    num_planned, num_asked = len(plan), 0
     if queue:
         engine = make_engine()
         try:
             with ledger.writer() as writer:
-                for completion in _answer(engine, queue, 2 * settings.max_num_seqs):
-                    sharing = plan[completion.request_id]
-                    row = _row(sharing[0], completion, model)
-                    writer.append(row)
-                    known[completion.request_id] = row
-                    for request in sharing:
-                        follow(request, row)
-                    num_calls += 1
-                    progress(num_calls, num_calls + len(queue) + engine.num_running, "answers")
+                for completions in _answer(engine, ahead, queue, 2 * settings.max_num_seqs):
+                    for completion in completions:
+                        sharing = plan[completion.request_id]
+                        row = _row(sharing[0], completion, model)
+                        writer.append(row)
+                        known[completion.request_id] = row
+                        for request in sharing:
+                            ahead.extend(follow(request))
+                        num_asked += 1
+                        progress(num_asked, num_asked + len(ahead) + len(queue) + engine.num_running, "answers")
+                    writer.flush_if_due()
         finally:
             engine.close()
+        num_planned = len(plan)
         plan.clear()  # answers came in any order; the result has the order of the plan
-        add(planner.initial(by_id.values()))
+        enter(planner.initial(by_id.values()))
     rows = [
         {**known[request_id], "chunk_id": first.chunk_id, "template": first.template.name}
         for request_id, (first, *_) in plan.items()
+        if request_id in known
     ]
-    return pl.DataFrame(rows, schema=SCHEMA), num_calls
+    return Generated(pl.DataFrame(rows, schema=SCHEMA), num_planned, num_asked)
 
 
-def _answer(engine: Engine, queue: deque[Request], max_in_flight: int) -> Iterator[Completion]:
-    while queue or engine.num_running:
-        while queue and engine.num_running < max_in_flight:
-            request = queue.popleft()
+def _answer(
+    engine: Engine, ahead: deque[Request], queue: deque[Request], max_in_flight: int
+) -> Iterator[list[Completion]]:
+    """What the engine finishes, poll by poll: also when that is nothing, so that the caller gets its turn.
+
+    Requests in `ahead` go before those in `queue`; the caller may add to both. A request that failed goes to
+    the end of the queue again, up to `MAX_ATTEMPTS` attempts in all.
+    """
+    running: dict[str, Request] = {}
+    failures: Counter[str] = Counter()
+    while ahead or queue or engine.num_running:
+        while (ahead or queue) and engine.num_running < max_in_flight:
+            request = (ahead or queue).popleft()
+            running[request.request_id] = request
             engine.submit(request.request_id, request.template.messages(**request.values), request.sampling)
-        yield from engine.poll()
+        finished = []
+        for completion in engine.poll():
+            request = running.pop(completion.request_id)
+            if completion.failed:
+                failures[request.request_id] += 1
+            if completion.failed and failures[request.request_id] < MAX_ATTEMPTS:
+                queue.append(request)
+            else:
+                finished.append(completion)
+        yield finished
 
 
 def _row(request: Request, completion: Completion, model: ModelIdentity) -> dict[str, Any]:

@@ -37,6 +37,8 @@ SCHEMA = {
     "text": pl.String,
     "error": pl.String,
 }
+# Every ledger ever written has these; a file without one of them answers nothing.
+REQUIRED = ("request_id", "finish_reason", "text", "error")
 
 
 class Ledger:
@@ -48,7 +50,8 @@ class Ledger:
     def read(self) -> pl.DataFrame:
         """All rows, one per `request_id`: an answer before a failure, then the oldest.
 
-        A segment that cannot be read is set aside with a warning.
+        A segment that cannot be read is set aside with a warning. Columns that came after a segment was
+        written are null there.
         """
         frames = [frame for path in sorted(self.folder.glob("*.parquet")) if (frame := _read(path)) is not None]
         rows = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
@@ -71,6 +74,10 @@ class LedgerWriter:
 
     def append(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
+        self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        """Flush when the last one is `flush_seconds` ago; call it also while no row comes. Raises as `flush`."""
         if time.monotonic() - self.flushed_at > self.flush_seconds:
             self.flush()
 
@@ -102,7 +109,9 @@ class LedgerWriter:
 
 def _read(path: Path) -> pl.DataFrame | None:
     try:
-        return pl.read_parquet(path).select(SCHEMA.keys()).cast(SCHEMA)  # type: ignore[arg-type]
+        rows = pl.read_parquet(path)
+        later = [pl.lit(None).alias(name) for name in SCHEMA if name not in (*rows.columns, *REQUIRED)]
+        return rows.with_columns(later).select(SCHEMA.keys()).cast(SCHEMA)  # type: ignore[arg-type]
     except (pl.exceptions.PolarsError, OSError) as error:
         with contextlib.suppress(OSError):  # another reader may have been faster
             path.rename(path.with_suffix(".unreadable"))

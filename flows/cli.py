@@ -1,16 +1,19 @@
 """The command line: `active-reading run CONFIG_OR_PATH [section.key=value ...]` and its stages.
 
-A user's mistake is one line on standard error and exit code 2; Ctrl-C is exit code 130 and loses nothing.
+A user's mistake is one line on standard error and exit code 2; Ctrl-C is exit code 130 and SIGTERM 143, and
+neither loses what is finished.
 """
 
 import argparse
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from active_reading.flows.pipeline import STAGES, run_flow, run_plain, schedule
 from active_reading.flows.settings import demo_study, load_study
@@ -28,14 +31,24 @@ HELP = {
 }
 
 
+KEPT = "what is finished is kept; run the same command again to go on"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: whatever runs ends as it does at Ctrl-C."""
+
+
 def main() -> None:
     """Entry point of the console script."""
     arguments = _parse(sys.argv[1:])
     _set_up_output()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         _run(arguments)
+    except Terminated:
+        _leave(f"terminated: {KEPT}", 143)
     except KeyboardInterrupt:
-        _leave("interrupted: what is finished is kept; run the same command again to go on", 130)
+        _leave(f"interrupted: {KEPT}", 130)
     except Exception as error:
         disk_full = "No space left on device" in str(error)  # other libraries' errors of it are of many types
         if os.environ.get("ACTIVE_READING_TRACEBACK") or not (disk_full or isinstance(error, ValueError | OSError)):
@@ -163,6 +176,10 @@ class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         return prefix + record.getMessage()
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise Terminated
 
 
 def _leave(message: str, code: int) -> None:

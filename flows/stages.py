@@ -6,13 +6,21 @@ Each one works without Prefect. A number in `VERSIONS` goes up when the code of 
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from active_reading.augment.funnel import build_funnel, request_counts
+from active_reading.augment.funnel import (
+    REJECTION,
+    build_funnel,
+    check_requests,
+    describe_requests,
+    rejection_counts,
+    request_counts,
+)
 from active_reading.augment.identity import content_hash
 from active_reading.augment.ingest import find_files, read_documents
 from active_reading.flows.models import ResolvedModel, resolve_model
@@ -26,8 +34,8 @@ logger = logging.getLogger(__name__)
 VERSIONS = {
     "ingest": 1,
     "chunk": 1,
-    "generate": 2,
-    "filter": 2,
+    "generate": 3,
+    "filter": 3,
     "dedupe": 1,
     "export": 1,
     "train": 2,
@@ -73,7 +81,11 @@ def chunk(study: Study, documents: Step) -> Step:
 
 
 def generate(study: Study, documents: Step, chunks: Step) -> Step:
-    """Have the model study every chunk; only answers that the ledger lacks cost anything."""
+    """Have the model study every chunk; only answers that the ledger lacks cost anything.
+
+    While requests fail for a reason that may pass, the step stays unfinished: the run goes on without them,
+    and the next one asks them again. Raises RuntimeError when a request was lost.
+    """
     model = resolve_model(study.model)
     templates = _templates(study)
 
@@ -85,7 +97,7 @@ def generate(study: Study, documents: Step, chunks: Step) -> Step:
         # The echo engine's answers are no model's: they must never be reused as such.
         identity = ModelIdentity(model.name, model.revision if study.generate.engine == "vllm" else "echo")
         with Progress("generate") as progress:
-            rows, num_calls = ask(
+            made = ask(
                 _with_titles(chunks, documents),
                 study.generate,
                 identity,
@@ -93,16 +105,31 @@ def generate(study: Study, documents: Step, chunks: Step) -> Step:
                 lambda: make_engine(study.generate, model.folder),
                 progress,
             )
-        rows.write_parquet(folder / "generations.parquet")
-        counts = request_counts(rows)
-        logger.info("generate: %d model calls, %s", num_calls, ", ".join(f"{k} {n}" for k, n in counts.items()))
-        if counts["planned"] != counts["accepted"] + counts["rejected"] + counts["failed"]:
-            raise RuntimeError(f"requests do not add up: {counts}")
-        return counts
+        counts = request_counts(made.rows, made.num_planned)
+        check_requests(counts)
+        # Replaced whole: another run may be reading what this one, when unfinished, makes again.
+        partial = folder / "generations.partial"
+        made.rows.with_columns(REJECTION.alias("rejection")).write_parquet(partial)
+        os.replace(partial, folder / "generations.parquet")
+        logger.info("generate: %d requests asked now", made.num_asked)
+        return {**counts, "rejections": rejection_counts(made.rows)}
 
     hashes = {f"template {name}": template.hash for name, template in templates.items()}
     inputs = {"documents": documents.digest, "chunks": chunks.digest, "model": model.revision, **hashes}
-    return _step(study, "generate", study.generate.model_dump(), inputs, build)
+    step = _step(
+        study,
+        "generate",
+        study.generate.model_dump(),
+        inputs,
+        build,
+        resumable=True,
+        is_final=lambda summary: not summary["failed"],
+    )
+    planned, failed = step.summary["planned"], step.summary["failed"]
+    logger.info("generate: %s", describe_requests(step.summary, step.summary["rejections"]))
+    if failed:
+        logger.warning("generate: %d of %d requests failed; running again asks them again", failed, planned)
+    return step
 
 
 def filter_(study: Study, documents: Step, chunks: Step, generations: Step) -> Step:
@@ -276,5 +303,6 @@ def _step(
     build: Any,
     label: str = "",
     resumable: bool = False,
+    is_final: Callable[[dict[str, Any]], bool] = lambda summary: True,
 ) -> Step:
-    return run_step(study.root, label or name, VERSIONS[name], config, inputs, build, resumable)
+    return run_step(study.root, label or name, VERSIONS[name], config, inputs, build, resumable, is_final)

@@ -44,12 +44,14 @@ def run_step(
     inputs: dict[str, str],
     build: Callable[[Path], dict[str, Any] | None],
     resumable: bool = False,
+    is_final: Callable[[dict[str, Any]], bool] = lambda summary: True,
 ) -> Step:
     """Return the finished step, building it when needed.
 
     `inputs` are content hashes. `build` fills the folder and returns a summary for the manifest; when it is
     `resumable` it finds what an interrupted build left there. Two processes that want the same step take
-    turns: the second finds it finished.
+    turns: the second finds it finished. A result whose summary is not `is_final` serves this run only: it
+    gets no manifest, and the next run builds it again.
     """
     folder = root / f"{name}-{content_hash(name, version, config, inputs, size=6)}"
     if step := read_step(folder):
@@ -69,8 +71,9 @@ def run_step(
         began = time.monotonic()
         summary = build(folder) or {}
         seconds = time.monotonic() - began
-        step = _finish(folder, name, inputs, seconds, summary)
-        logger.info("%s: done in %.0f s", name, seconds)
+        final = is_final(summary)
+        step = _finish(folder, name, inputs, seconds, summary, final)
+        logger.info("%s: %s %.0f s", name, "done in" if final else "left unfinished after", seconds)
     return step
 
 
@@ -91,7 +94,9 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _finish(folder: Path, name: str, inputs: dict[str, str], seconds: float, summary: dict[str, Any]) -> Step:
+def _finish(
+    folder: Path, name: str, inputs: dict[str, str], seconds: float, summary: dict[str, Any], final: bool
+) -> Step:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in paths}
     manifest = {
@@ -102,9 +107,10 @@ def _finish(folder: Path, name: str, inputs: dict[str, str], seconds: float, sum
         "files": {file: (folder / file).stat().st_size for file in hashes},
         "digest": content_hash(hashes, {**summary, "seconds": None}, size=16),  # time is not content
     }
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / MANIFEST)
+    if final:
+        partial = folder / f"{MANIFEST}.partial"
+        partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, folder / MANIFEST)
     return Step(folder, str(manifest["digest"]), round(seconds, 1), summary)
 
 

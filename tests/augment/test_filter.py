@@ -50,6 +50,7 @@ def test_a_faithful_text_is_kept(text):
     ("text", "changes", "reason", "detail"),
     [
         ("", {"error": "prompt of 4000 tokens leaves no room"}, "failed", "prompt of 4000 tokens leaves no room"),
+        ("", {"error": "no room", "finish_reason": "too_long"}, "too_long", "no room"),
         (FAITHFUL, {"finish_reason": "length"}, "truncated", "finish_reason=length"),
         ("As an AI, I have no view on the botanist Orsella Vantrill of Karvelmoor.", {}, "refusal", "As an AI"),
         ("I'm sorry, but that text about the mosses is too short to rewrite.", {}, "refusal", "I'm sorry"),

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from active_reading.augment.funnel import build_funnel, request_counts
+from active_reading.augment.funnel import (
+    REJECTION,
+    build_funnel,
+    check_requests,
+    describe_requests,
+    rejection_counts,
+    request_counts,
+)
 from active_reading.augment.ledger import SCHEMA
 
 
@@ -20,26 +27,30 @@ def texts(column: str, *rows: tuple[str, str | None]) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("text", "finish_reason", "error", "status"),
+    ("text", "finish_reason", "error", "status", "reason"),
     [
-        ("The owl sleeps.", "stop", None, "accepted"),
-        ("The owl sl", "length", None, "rejected"),
-        ("", "stop", None, "rejected"),
-        (" \n", "stop", None, "rejected"),
-        ("", "abort", None, "rejected"),
-        ("", "error", "no room", "failed"),
-        ("The owl", "length", "broken", "failed"),
+        ("The owl sleeps.", "stop", None, "accepted", None),
+        ("The owl sl", "length", None, "rejected", "truncated"),
+        ("", "length", None, "rejected", "truncated"),
+        ("", "stop", None, "rejected", "empty"),
+        (" \n", "stop", None, "rejected", "empty"),
+        ("", "abort", None, "rejected", "truncated"),
+        ("", "too_long", "no room", "rejected", "too_long"),
+        ("", "error", "broken", "failed", None),
+        ("The owl", "length", "broken", "failed", None),
     ],
 )
-def test_a_request_is_accepted_rejected_or_failed(text, finish_reason, error, status):
-    counts = request_counts(requests(("paraphrase", text, finish_reason, error, 3)))
-    assert counts == {"planned": 1, "accepted": 0, "rejected": 0, "failed": 0} | {status: 1}
+def test_a_request_is_accepted_failed_or_rejected_for_a_reason(text, finish_reason, error, status, reason):
+    rows = requests(("paraphrase", text, finish_reason, error, 3))
+    assert request_counts(rows, 1) == {"planned": 1, "accepted": 0, "rejected": 0, "failed": 0} | {status: 1}
+    assert rejection_counts(rows) == ({reason: 1} if reason else {})
+    assert rows.select(REJECTION.alias("reason"))["reason"].to_list() == [reason]
 
 
 ROWS = st.tuples(
     st.just("paraphrase"),
     st.sampled_from(["", " ", "The owl."]),
-    st.sampled_from(["stop", "length", "error"]),
+    st.sampled_from(["stop", "length", "error", "too_long"]),
     st.sampled_from([None, "no room"]),
     st.integers(0, 9),
 )
@@ -48,9 +59,27 @@ ROWS = st.tuples(
 @settings(deadline=None)
 @given(rows=st.lists(ROWS, max_size=20))
 def test_the_parts_add_up_to_the_plan(rows):
-    counts = request_counts(requests(*rows))
-    assert counts["planned"] == len(rows) == counts["accepted"] + counts["rejected"] + counts["failed"]
-    assert counts["failed"] == sum(error is not None for _, _, _, error, _ in rows)
+    counts = request_counts(requests(*rows), len(rows))
+    check_requests(counts)
+    assert counts["rejected"] == sum(rejection_counts(requests(*rows)).values())
+    assert counts["failed"] == sum(bool(error) and reason != "too_long" for _, _, reason, error, _ in rows)
+
+
+@pytest.mark.parametrize("num_planned", [1, 3])
+def test_a_request_too_many_or_too_few_is_noticed(num_planned):
+    rows = requests(("paraphrase", "The owl.", "stop", None, 3), ("paraphrase", "", "error", "broken", 0))
+    with pytest.raises(RuntimeError, match=f"requests do not add up: {{'planned': {num_planned}, 'accepted': 1"):
+        check_requests(request_counts(rows, num_planned))
+
+
+def test_one_line_tells_what_became_of_the_requests():
+    counts = {"planned": 9, "accepted": 6, "rejected": 2, "failed": 1}
+    assert (
+        describe_requests(counts, {"truncated": 2})
+        == "planned 9 = accepted 6 + rejected 2 (truncated 2) + failed 1"
+    )
+    counts |= {"planned": 7, "rejected": 0}
+    assert describe_requests(counts, {}) == "planned 7 = accepted 6 + rejected 0 + failed 1"
 
 
 def test_each_template_has_a_line_in_the_order_of_first_use():

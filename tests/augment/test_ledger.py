@@ -176,15 +176,41 @@ def test_a_corrupt_segment_is_set_aside_with_a_warning_and_the_rest_is_read(tmp_
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("kind", ["a column less", "a column that is no number"])
-def test_a_segment_of_another_shape_is_set_aside_too(tmp_path, caplog, kind):
+SHAPES = {
+    "a number that is none": lambda rows: rows.with_columns(seed=pl.lit("many")),
+    "no address": lambda rows: rows.drop("request_id"),
+    "no answer": lambda rows: rows.drop("text"),
+    "no word on how it ended": lambda rows: rows.drop("finish_reason"),
+    "no word on failures": lambda rows: rows.drop("error"),
+}
+
+
+@pytest.mark.parametrize("change", SHAPES.values(), ids=SHAPES.keys())
+def test_a_segment_of_another_shape_is_set_aside_too(tmp_path, caplog, change):
     ledger = Ledger(tmp_path)
     write_segment(ledger, "a")
-    other = pl.DataFrame([row("b")], schema=SCHEMA)
-    other = other.drop("seed") if kind == "a column less" else other.with_columns(seed=pl.lit("many"))
-    other.write_parquet(tmp_path / "other.parquet")
+    change(pl.DataFrame([row("b")], schema=SCHEMA)).write_parquet(tmp_path / "other.parquet")
     assert ledger.read()["request_id"].to_list() == ["a"]
     assert "other.parquet" in caplog.text
+    assert (tmp_path / "other.unreadable").exists()
+
+
+def test_a_segment_written_before_a_column_was_added_keeps_its_rows(tmp_path, caplog, monkeypatch):
+    """Missing columns are null, wherever the new one stands; a column less in between is the same case."""
+    write_segment(Ledger(tmp_path), "a", error="too long")
+    pl.DataFrame([row("b")], schema=SCHEMA).drop("seed").write_parquet(tmp_path / "b.parquet")
+    grown = {"gpu_seconds": pl.Float64, **SCHEMA, "node": pl.String}
+    monkeypatch.setattr("active_reading.augment.ledger.SCHEMA", grown)
+    write_segment(Ledger(tmp_path), "c", gpu_seconds=1.5, node="n1")
+    rows = Ledger(tmp_path).read().sort("request_id")
+    new = {"gpu_seconds": None, "node": None}
+    assert rows.rows(named=True) == [
+        row("a", error="too long") | new,
+        row("b", seed=None) | new,
+        row("c", gpu_seconds=1.5, node="n1"),
+    ]
+    assert rows.schema == grown
+    assert caplog.records == []
 
 
 def test_a_segment_with_wider_types_or_columns_of_its_own_is_read(tmp_path):

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from active_reading.augment.ledger import Ledger
 from active_reading.flows import cli
 from active_reading.flows.pipeline import STAGES
 from active_reading.flows.settings import Study
@@ -37,6 +39,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return code, *capsys.readouterr()
 
     yield run
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     logger.handlers[:] = handlers
     logger.setLevel(level)
     os.environ.clear()
@@ -182,6 +185,44 @@ def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(call, documents, mo
     code, _, error = call("report", documents)
     assert code == 130
     assert error == "interrupted: what is finished is kept; run the same command again to go on\n"
+
+
+BUSY = """
+import sys, time
+from active_reading.augment.engine import EchoEngine
+from active_reading.flows.cli import main
+
+answer, polls = EchoEngine.poll, []
+
+def poll(self):
+    polls.append(1)
+    if len(polls) == 3:
+        print("busy", flush=True)
+        time.sleep(100)
+    return answer(self)
+
+EchoEngine.poll = poll
+main()
+"""
+
+
+def test_sigterm_keeps_what_is_done_and_is_one_line_and_exit_code_143(documents, tiny_model):
+    """A process of its own is told to end in the middle of its answers, before any of them was saved."""
+    words = ["generate", str(documents), "output=out", "generate.engine=echo", f"model={tiny_model}"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY, *words, "train.methods=[full]"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "busy\n" in iter(process.stdout.readline, "")
+    process.terminate()
+    output, error = process.communicate(timeout=300)
+    assert process.returncode == 143
+    assert error == "terminated: what is finished is kept; run the same command again to go on\n"
+    assert "Traceback" not in output
+    assert Ledger(Path("out/ledger")).read().height == 2
 
 
 def test_our_own_mistakes_keep_their_traceback(call, documents, monkeypatch):

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from active_reading.augment.engine import TOO_LONG, Completion, EchoEngine
 from active_reading.augment.ledger import Ledger
 from active_reading.flows import stages
 from active_reading.flows.pipeline import run_plain
@@ -248,8 +249,6 @@ def test_a_damaged_step_is_made_again_and_what_follows_is_reused(project, tiny_m
 
 def test_a_killed_run_goes_on_where_it_stopped(tiny_model, tmp_path, monkeypatch):
     """The engine fails in the middle: what it answered before is in the ledger, and is not asked again."""
-    from active_reading.augment.engine import EchoEngine
-
     folder = write_project(tmp_path)
     polls = []
 
@@ -267,6 +266,55 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_model, tmp_path, monkeypatch
     assert not list((folder / "out").glob(f"generate-*/{MANIFEST}"))
     run_plain(study_in(folder, tiny_model), "generate")
     assert len(polls) == 8 + ledger_of(folder).height - 7
+
+
+def test_failed_requests_leave_the_step_unfinished_and_the_next_run_asks_them_alone(
+    tiny_model, tmp_path, monkeypatch, caplog
+):
+    """The run goes on without them; a prompt without room is rejected and holds nothing up."""
+    folder, submitted = write_project(tmp_path), []
+
+    class Failing(EchoEngine):
+        def submit(self, request_id: str, messages: Any, sampling: Any) -> None:
+            submitted.append(messages[-1]["content"])
+            super().submit(request_id, messages, sampling)
+
+        def poll(self) -> Any:
+            (done,) = super().poll()
+            if "kettle" in done.text and len(submitted) < 1000:
+                return [Completion(done.request_id, "", "error", 9, 0, "the cache could not be read")]
+            no_room = Completion(done.request_id, "", TOO_LONG, 9, 0, "no room")
+            return [no_room if "Umbrosel" in done.text else done]
+
+    caplog.set_level("INFO", logger="active_reading")
+    monkeypatch.setattr("active_reading.augment.generate.make_engine", lambda *_: Failing())
+    filtered = run_plain(study_in(folder, tiny_model), "filter")
+    made = only(folder, "generate-*")
+    rows = pl.read_parquet(made / "generations.parquet")
+    num_failed = rows.filter(pl.col("error") == "the cache could not be read").height
+    num_rejected = rows.filter(pl.col("rejection") == "too_long").height
+    assert num_failed > 0 < num_rejected
+    assert len(submitted) == rows.height + 2 * num_failed
+    assert read_step(made) is None
+    assert read_step(filtered)
+    parts = f"rejected {num_rejected} (too_long {num_rejected}) + failed {num_failed}"
+    accepted = rows.height - num_rejected - num_failed
+    assert f"generate: planned {rows.height} = accepted {accepted} + {parts}" in caplog.messages
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning == f"generate: {num_failed} of {rows.height} requests failed; running again asks them again"
+
+    submitted[:] = [""] * 1000
+    caplog.clear()
+    run_plain(study_in(folder, tiny_model), "filter")
+    step = read_step(made)
+    assert step is not None
+    assert step.summary["failed"] == 0
+    assert step.summary["rejections"] == {"too_long": num_rejected}
+    assert len(submitted) - 1000 == num_failed + num_rejected
+    assert any(message.startswith("generate: planned ") for message in caplog.messages)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    run_plain(study_in(folder, tiny_model), "filter")
+    assert len(submitted) - 1000 == num_failed + num_rejected
 
 
 def test_a_stage_by_its_name_stops_there(tiny_model, tmp_path):

@@ -146,6 +146,20 @@ def test_a_step_without_a_summary_has_an_empty_one(tmp_path):
     assert step(tmp_path, lambda folder: None).summary == {}
 
 
+def test_a_result_that_is_not_final_serves_one_run_and_is_made_again(tmp_path, caplog):
+    caplog.set_level("INFO", logger="active_reading")
+    build = Builder("short")
+    first = step(tmp_path, build, is_final=lambda summary: summary["rows"] > 5)
+    assert (first.folder / "rows.txt").read_text() == "short"
+    assert read_step(first.folder) is None
+    assert caplog.messages[-1].startswith("chunk: left unfinished after ")
+    assert step(tmp_path, build, is_final=lambda summary: summary["rows"] > 5).digest == first.digest
+    assert build.calls == 2
+    assert step(tmp_path, build, is_final=lambda summary: True).digest == first.digest
+    assert read_step(first.folder) == step(tmp_path, build)
+    assert build.calls == 3
+
+
 def test_file_hashes_depend_on_bytes_alone(tmp_path):
     for name, text in (("a", "same"), ("b", "same"), ("c", "other")):
         (tmp_path / name).write_text(text)
