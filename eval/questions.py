@@ -87,7 +87,7 @@ def _squad_questions(path: Path, text: str) -> list[Question]:
 
     (Rajpurkar et al. 2018, arXiv 1806.03822.) An article's title is its questions' document.
     """
-    questions = []
+    questions: list[Question] = []
     place = str(path)
     try:
         for article in json.loads(text)["data"]:
