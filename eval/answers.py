@@ -108,8 +108,14 @@ class ClosedBook:
 
 @torch.no_grad()
 def text_nll(model: Any, tokenizer: Any, texts: list[str], batch_size: int, max_length: int = 512) -> list[float]:
-    """Mean negative log-likelihood per token (nats) of each text, its first token excepted."""
+    """Mean negative log-likelihood per token (nats) of each text, its first token excepted.
+
+    Raises ValueError, before the model is run, for a text of fewer than two tokens: it has nothing to predict.
+    """
     rows = [tokenizer(text, truncation=True, max_length=max_length)["input_ids"] for text in texts]
+    for text, row in zip(texts, rows, strict=True):
+        if len(row) < 2:
+            raise ValueError(f"the text {text!r} has {len(row)} tokens, and an NLL needs two: leave it out")
     losses = [0.0] * len(rows)
     by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # little padding
     for batch in batched(by_length, batch_size):

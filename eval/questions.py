@@ -1,8 +1,18 @@
-"""Questions with short answers, from JSON lines: `question`, `answers`, optional `document`."""
+"""Questions with short answers, from JSON lines or from a file in SQuAD's format.
+
+A JSON line has `question` and `answers`, and optionally `document` (or `document_id`) and `kind`. A question that
+is asked twice of one document becomes one, which accepts the answers of both.
+NOT covered: whether an answer is right.
+"""
 
 import json
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+from active_reading.eval.scores import normalize_answer
 
 DATA = Path(__file__).parent / "data"
 
@@ -14,41 +24,133 @@ class Question:
     question: str
     answers: tuple[str, ...]
     document: str | None = None
+    kind: str | None = None  # scores are split by it: seen, held_out, reversed, multi_hop, neighbour, ...
+    place: str = field(default="", compare=False)  # where it was read: the file, and the line or id in it
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Read a JSONL file of questions.
+    """Read a file of questions: SQuAD's format when its name ends in `.json`, JSON lines otherwise.
 
-    Raises ValueError naming the file and line of a missing file, broken JSON or missing field.
+    Raises ValueError, with the file, the line (or the question's id) and the cure, for a missing or empty file,
+    broken JSON, a missing field, an answer that no score can tell from none, and one question with two
+    documents or kinds.
     """
     if not path.is_file():
         raise ValueError(f"questions file {path} does not exist")
     try:
-        # Not splitlines: JSON may hold the line ends of Unicode as they are.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"questions file {path} is not UTF-8 text (byte {error.start})") from error
+    questions = _squad_questions(path, text) if path.suffix.lower() == ".json" else _line_questions(path, text)
+    if not questions:
+        raise ValueError(f"questions file {path} is empty")
+    return _merged(questions)
+
+
+def check_lengths(questions: list[Question], num_tokens: Callable[[str], int], max_new_tokens: int) -> None:
+    """Raise ValueError when a question has no accepted answer that fits into `max_new_tokens` tokens.
+
+    `num_tokens` counts a text's tokens. Such a question could never be answered right.
+    """
+    needed = [min(num_tokens(f" {answer}") for answer in question.answers) for question in questions]
+    long = [question for question, count in zip(questions, needed, strict=True) if count > max_new_tokens]
+    if long:
+        others = f", nor for {len(long) - 1} more questions" if len(long) > 1 else ""
+        raise ValueError(
+            f"{long[0].place}: no accepted answer fits into evaluate.max_new_tokens={max_new_tokens} tokens{others}"
+            f": add shorter answers, or set evaluate.max_new_tokens={max(needed)}"
+        )
+
+
+def _line_questions(path: Path, text: str) -> list[Question]:
     questions = []
-    for number, line in enumerate(lines, start=1):
+    # Not splitlines: JSON may hold the line ends of Unicode as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
             if not isinstance(row["answers"], list):
                 raise TypeError("'answers' is not a list")
-            answers = tuple(str(answer) for answer in row["answers"])
-            questions.append(Question(str(row["question"]), answers, row.get("document")))
+            question, answers = row["question"], row["answers"]
+            document = row.get("document") or row.get("document_id")
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f'{path}:{number}: needs {{"question": "...", "answers": ["..."]}} ({error!r})'
             ) from error
-        if not questions[-1].question.strip() or row["question"] is None:
-            raise ValueError(f"{path}:{number}: 'question' is empty")
-        if not answers or not all(answer.strip() for answer in answers):
-            raise ValueError(f"{path}:{number}: 'answers' must hold at least one non-empty answer")
-    if not questions:
-        raise ValueError(f"questions file {path} is empty")
+        questions.append(_checked(f"{path}:{number}", question, answers, document, row.get("kind")))
     return questions
+
+
+def _squad_questions(path: Path, text: str) -> list[Question]:
+    """Questions of a file in the format of SQuAD 1.1 or 2.0; a question marked as impossible is left out.
+
+    (Rajpurkar et al. 2018, arXiv 1806.03822.) An article's title is its questions' document.
+    """
+    questions: list[Question] = []
+    place = str(path)
+    try:
+        for article in json.loads(text)["data"]:
+            for asked in (asked for paragraph in article["paragraphs"] for asked in paragraph["qas"]):
+                place = f"{path}: question {asked.get('id', len(questions) + 1)}"
+                if asked.get("is_impossible"):
+                    continue
+                # Annotators often agree: each answer once.
+                answers = list(dict.fromkeys(answer["text"] for answer in asked["answers"]))
+                questions.append(_checked(place, asked["question"], answers, article.get("title"), None))
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{place}: a .json file needs SQuAD's format, data > paragraphs > qas > question, answers > text "
+            f"({error!r}); name a file of JSON lines .jsonl"
+        ) from error
+    return questions
+
+
+def _checked(place: str, question: Any, answers: list[Any], document: Any, kind: Any) -> Question:
+    """The question, or ValueError when a field cannot be used."""
+    if question is None or not str(question).strip():
+        raise ValueError(f"{place}: 'question' is empty")
+    if not answers or not all(isinstance(answer, (str, int, float)) and str(answer).strip() for answer in answers):
+        raise ValueError(f"{place}: 'answers' must hold at least one non-empty answer, and only texts and numbers")
+    texts = tuple(str(answer) for answer in answers)
+    for text in texts:
+        if not normalize_answer(text):
+            raise ValueError(
+                f"{place}: nothing of the answer {text!r} is left without punctuation and articles, so that "
+                "an empty one would count as right: word it otherwise"
+            )
+    for name, value in (("document", document), ("kind", kind)):
+        if value is not None and not (isinstance(value, str) and value.strip()):
+            raise ValueError(f"{place}: '{name}' is {value!r}: give a text, or leave it out")
+    return Question(str(question), texts, document, kind, place)
+
+
+def _merged(questions: list[Question]) -> list[Question]:
+    """Each question once, in order, with the answers of all its rows.
+
+    Raises ValueError when rows of one question differ in document or kind: asked without the document, nothing
+    tells them apart.
+    """
+    merged: dict[str, Question] = {}
+    for asked in questions:
+        key = _normalized(asked.question)
+        first = merged.setdefault(key, asked)
+        if (first.document, first.kind) != (asked.document, asked.kind):
+            raise ValueError(
+                f"{asked.place}: the question {asked.question!r} is asked at {first.place} too, of another "
+                "document or kind: leave one out, or name in it what it asks about"
+            )
+        if first is not asked:
+            merged[key] = replace(first, answers=tuple(dict.fromkeys(first.answers + asked.answers)))
+    return list(merged.values())
+
+
+def _normalized(question: str) -> str:
+    """The question without differences of case, white space, compatible characters and its closing mark.
+
+    Not `normalize_answer`: without punctuation, "2 + 2?" and "2 * 2?" would be one question.
+    """
+    return " ".join(unicodedata.normalize("NFKC", question).casefold().split()).rstrip(" .?!")
 
 
 def general_questions() -> list[Question]:

@@ -1,11 +1,11 @@
 """The report: measured numbers in, one page that a person can open from disk out.
 
 In:  `results`, the plain dict that the evaluate stage gathers (corpus, generator, student, templates, models,
-     questions, examples, stages). None stands for a number that was not measured.
+     comparisons, questions, examples, stages). None stands for a number that was not measured.
 Out: `index.html` (self-contained: it forbids itself the network), `results.json`, `summary.md`.
 
-Not covered: measuring anything. A difference takes its two sides as independent, which overstates its error
-when both models answered the same questions; the page says so.
+Not covered: measuring anything. A change between two models is the mean over items of what each item changed by
+(`paired.py`).
 """
 
 import html
@@ -20,6 +20,8 @@ import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from active_reading.eval.paired import mean_of_differences
+
 Json = dict[str, Any]
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; the blue is lifted to be legible on black.
@@ -32,10 +34,12 @@ ERROR_NOTE = "+- is one standard error over questions, from one run with one see
 
 
 class Score(NamedTuple):
-    """A mean and its standard error; either may be unknown."""
+    """A mean, its standard error, and of a change the bounds of its 95 % interval; each may be unknown."""
 
     value: float | None
     se: float | None = None
+    low: float | None = None
+    high: float | None = None
 
     def __str__(self) -> str:
         return self.signed("")
@@ -45,8 +49,13 @@ class Score(NamedTuple):
         return "-" if self.value is None else f"{self.value:{sign}.3f}{error}"
 
     def is_clear(self) -> bool:
-        """More than two standard errors away from zero."""
-        return self.value is not None and self.se is not None and abs(self.value) > 2 * self.se
+        """A change whose 95 % interval holds no zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    def reversed(self) -> "Score":
+        """The change the other way round."""
+        value, low, high = (None if number is None else -number for number in (self.value, self.high, self.low))
+        return Score(value, self.se, low, high)
 
 
 class Point(NamedTuple):
@@ -56,6 +65,7 @@ class Point(NamedTuple):
     data: str | None
     method: str | None
     f1: Score
+    f1_gain: Score  # rise of F1 against the base
     answer_gain: Score  # fall of the NLL of the gold answers, against the base
     loss: Score  # mean rise of NLL over the retention sets, against the base
 
@@ -91,11 +101,21 @@ def measured(model: Json | None, name: str, key: str) -> Score:
     return Score(block.get(key), block.get(f"{key}_se"))
 
 
-def difference(left: Score, right: Score) -> Score:
-    if left.value is None or right.value is None:
-        return Score(None)
-    se = None if left.se is None or right.se is None else math.hypot(left.se, right.se)
-    return Score(left.value - right.value, se)
+def compared(results: Json, after: Json, before: Json | None) -> Json:
+    """What changed from one model to another, by set; nothing when the two were not compared."""
+    names = ((before or {}).get("name"), after["name"])
+    return next((each["sets"] for each in results["comparisons"] if (each["before"], each["after"]) == names), {})
+
+
+def change(results: Json, after: Json, before: Json | None, name: str, key: str) -> Score:
+    """How one metric of one set changed from one model to another."""
+    block = compared(results, after, before).get(name) or {"metrics": {}}
+    return as_score(block["metrics"].get(key))
+
+
+def as_score(found: Json | None) -> Score:
+    """A `paired.mean_difference`, or one that was not measured."""
+    return Score(*(found[key] for key in ("mean", "se", "low", "high"))) if found else Score(None)
 
 
 def base_of(models: list[Json]) -> Json | None:
@@ -103,49 +123,65 @@ def base_of(models: list[Json]) -> Json | None:
     return next((model for model in models if model["method"] is None), None)
 
 
-def forgetting(model: Json, base: Json | None) -> Score:
+def pairs_to_compare(models: list[Json]) -> list[tuple[Json, Json]]:
+    """(before, after): the base and each model; of each method the best on naive and the best on augmented data."""
+    base = base_of(models)
+    pairs = [(base, model) for model in models if base and model is not base]
+    known = [model for model in models if model["method"] and measured(model, "learning", "f1").value is not None]
+    known.sort(key=lambda model: measured(model, "learning", "f1").value or 0)
+    best = {(model["method"], model["data"]): model for model in known}
+    for method in dict.fromkeys(model["method"] for model in models):
+        if (method, "naive") in best and (method, "augmented") in best:
+            pairs.append((best[method, "naive"], best[method, "augmented"]))
+    return pairs
+
+
+def forgetting(results: Json, model: Json, base: Json | None) -> Score:
     """Mean rise of NLL over every retention set that the base was measured on."""
     keys = [(name, key) for name in (base or {}).get("retention") or {} for key in ("answer_nll", "nll")]
     keys = [key for key in keys if measured(base, *key).value is not None]
-    changes = [difference(measured(model, *key), measured(base, *key)) for key in keys]
-    values = [change.value for change in changes if change.value is not None]
-    errors = [change.se for change in changes if change.se is not None]
+    if model is base:
+        return Score(0.0) if keys else Score(None)
+    sets = compared(results, model, base)
+    parts = [(sets[name]["n"], sets[name]["metrics"][key]) for name, key in keys if name in sets]
     # A mean over fewer sets than the other models have would not be comparable with theirs.
-    if not keys or len(values) < len(keys):
+    if not keys or len(parts) < len(keys):
         return Score(None)
-    se = math.hypot(*errors) / len(keys) if len(errors) == len(keys) else None
-    return Score(sum(values) / len(keys), se)
+    return as_score(mean_of_differences(parts))
 
 
-def points_of(models: list[Json]) -> list[Point]:
+def points_of(results: Json) -> list[Point]:
+    models = results["models"]
     base, points = base_of(models), []
     for model in models:
-        gain = difference(measured(base, "learning", "answer_nll"), measured(model, "learning", "answer_nll"))
-        scores = [measured(model, "learning", "f1"), gain, forgetting(model, base)]
+        f1, gain = measured(model, "learning", "f1"), change(results, model, base, "learning", "f1")
+        fall = change(results, model, base, "learning", "answer_nll").reversed()
         if model is base:  # the origin, which has no error against itself
-            scores[1:] = [Score(score.value) for score in scores[1:]]
-        points.append(Point(model["name"], model["data"], model["method"], *scores))
+            gain = fall = Score(None if f1.value is None else 0.0)
+        loss = forgetting(results, model, base)
+        points.append(Point(model["name"], model["data"], model["method"], f1, gain, fall, loss))
     return points
 
 
 # Words
 
 
-def verdict(points: list[Point]) -> str:
+def verdict(results: Json) -> str:
     """One sentence: who learned most, what that cost, whether augmented data helped."""
+    points = points_of(results)
     before = next((point.f1 for point in points if point.method is None), Score(None))
     trained = [point for point in points if point.method is not None and point.f1.value is not None]
     if not trained:
         return "No trained model has been measured."
     best = max(trained, key=lambda point: point.f1.value or 0)
-    gain = difference(best.f1, before)
+    gain = best.f1_gain
     if gain.is_clear() and (gain.value or 0) > 0:
-        learned = f"{best.name} learned most, F1 {best.f1} against {before.value:.3f} for the base"
+        learned = f"{best.name} learned most, F1 {best.f1} against {Score(before.value)} for the base"
     elif gain.value is None:
         learned = f"{best.name} scores highest, F1 {best.f1}"
     else:
         learned = f"No model clearly learned: the best, {best.name}, has F1 {best.f1} against {before} before"
-    return "; ".join(filter(None, [learned, lost_clause(best.loss), data_clause(trained)])) + "."
+    return "; ".join(filter(None, [learned, lost_clause(best.loss), data_clause(results)])) + "."
 
 
 def lost_clause(loss: Score) -> str:
@@ -157,11 +193,10 @@ def lost_clause(loss: Score) -> str:
     return f"{change}, too little to tell from none"
 
 
-def data_clause(trained: list[Point]) -> str:
+def data_clause(results: Json) -> str:
     """On how many methods augmented data beat naive data; the best model of each pair counts."""
-    f1 = {(p.method, p.data): p.f1 for p in sorted(trained, key=lambda p: p.f1.value or 0)}
-    methods = [method for method, data in f1 if data == "augmented" and (method, "naive") in f1]
-    gains = [difference(f1[method, "augmented"], f1[method, "naive"]) for method in methods]
+    pairs = [(a, b) for a, b in pairs_to_compare(results["models"]) if a["data"] == "naive"]
+    gains = [change(results, after, before, "learning", "f1") for before, after in pairs]
     won = [gain for gain in gains if (gain.value or 0) > 0]
     count = f"{len(won)} of {len(gains)} methods ({sum(gain.is_clear() for gain in won)} clearly)"
     return f"augmented data beat naive data on F1 for {count}" if gains else ""
@@ -204,8 +239,7 @@ def summary_cells(results: Json) -> list[list[str]]:
         row = [model["name"], model["data"] or "-", model["method"] or "-"]
         row += [str(measured(model, "learning", key)) for key in ("f1", "exact_match", "answer_nll")]
         for key in (("general_questions", "f1"), ("general_text", "nll")):
-            now, before = measured(model, *key), measured(base, *key)
-            row += [str(now), "-" if model is base else difference(now, before).signed()]
+            row += [str(measured(model, *key)), change(results, model, base, *key).signed()]
         rows.append(row)
     return rows
 
@@ -220,7 +254,7 @@ def summary_table(results: Json) -> str:
 
 def summary_markdown(results: Json) -> str:
     header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in summary_cells(results))
-    lines = [f"# {results['study']}", "", verdict(points_of(results["models"])), ""]
+    lines = [f"# {results['study']}", "", verdict(results), ""]
     lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
     return "\n".join([*lines, "", f"{ERROR_NOTE} Changes are against the base.", ""])
 
@@ -264,20 +298,43 @@ def score_columns(models: list[Json]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(columns))
 
 
-def score_cell(model: Json, base: Json | None, name: str, key: str) -> Json:
+def score_cell(results: Json, model: Json, base: Json | None, name: str, key: str) -> Json:
     """The score; for what was known before, its change too, and whether that is clearly for the worse."""
-    now, change = measured(model, name, key), Score(None)
-    if name != "learning" and model is not base:
-        change = difference(now, measured(base, name, key))
-    worse = change.is_clear() and ((change.value or 0) < 0) == (key in HIGHER_IS_BETTER)
-    return {"score": str(now), "change": change.signed(), "worse": worse}
+    moved = change(results, model, base, name, key) if name != "learning" else Score(None)
+    worse = moved.is_clear() and ((moved.value or 0) < 0) == (key in HIGHER_IS_BETTER)
+    return {"score": str(measured(model, name, key)), "change": moved.signed(), "worse": worse}
+
+
+def kind_rows(models: list[Json]) -> tuple[list[tuple[str, int]], list[tuple[Json, list[Score]]]]:
+    """Kinds of gold questions with their numbers, and per model its F1 and answer NLL on each kind, in turn."""
+    split = [(model, model["learning"]["kinds"]) for model in models if (model["learning"] or {}).get("kinds")]
+    kinds = [(kind, block["n"]) for kind, block in split[0][1].items()] if split else []
+    return kinds, [
+        (
+            model,
+            [
+                Score(blocks[kind][key], blocks[kind][f"{key}_se"])
+                for kind, _ in kinds
+                for key in ("f1", "answer_nll")
+            ],
+        )
+        for model, blocks in split
+    ]
+
+
+def interval(found: Json | None) -> str:
+    """A change with its 95 % interval."""
+    score = as_score(found)
+    if score.value is None or score.low is None:
+        return score.signed()
+    return f"{score.value:+.3f} ({score.low:+.3f} to {score.high:+.3f})"
 
 
 def render_page(results: Json) -> str:
     loader = FileSystemLoader(Path(__file__).parent)
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, loader=loader)
-    jinja.filters |= {"plain": plain, "duration": duration, "typeset": typeset}
-    models, points = results["models"], points_of(results["models"])
+    jinja.filters |= {"plain": plain, "duration": duration, "typeset": typeset, "interval": interval}
+    models, points = results["models"], points_of(results)
     base, columns = base_of(models), score_columns(models)
     charts = {
         "F1": plane(points, "f1", "F1 on the gold questions"),
@@ -286,14 +343,15 @@ def render_page(results: Json) -> str:
     return jinja.get_template("report.html.j2").render(
         results=results,
         created=datetime.fromisoformat(results["created"]).strftime("%d %B %Y, %H:%M %Z").strip(),
-        verdict=verdict(points),
+        verdict=verdict(results),
         extremes=extremes(points),
         charts={name: chart for name, chart in charts.items() if chart},
         plotly_script=get_plotlyjs() if any(charts.values()) else "",
         colours={point.method: METHOD_COLOURS.get(point.method, OTHER_COLOUR) for point in points},
         metrics=METRICS,
         columns=columns,
-        rows=[(model, [score_cell(model, base, *c) for c in columns]) for model in models],
+        rows=[(model, [score_cell(results, model, base, *c) for c in columns]) for model in models],
+        kinds=kind_rows(models),
         reasons=sorted({reason for row in results["templates"] for reason in row["dropped"]}),
         error_note=ERROR_NOTE,
     )

@@ -40,10 +40,13 @@ def _f1(answer: list[str], gold: list[str]) -> float:
 def mean_and_error(values: list[float]) -> tuple[float, float]:
     """Mean and its standard error (n - 1 in the variance; 0 for a single value).
 
-    Raises ValueError for no values.
+    Raises ValueError for no values, and for one that is not a number or infinite: no mean stands for those.
     """
     if not values:
         raise ValueError("no values to average")
+    for place, value in enumerate(values):
+        if not math.isfinite(value):
+            raise ValueError(f"value {place + 1} of {len(values)} is {value}")
     mean = sum(values) / len(values)
     if len(values) == 1:
         return mean, 0.0

@@ -8,7 +8,9 @@ class EvaluateSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    questions: str | None = Field(None, description="JSONL of gold questions on the corpus")
+    questions: str | None = Field(
+        None, description="gold questions on the corpus: JSON lines, or SQuAD's format (.json)"
+    )
     few_shot: int = Field(5, ge=0, le=5, description="worked examples before each question")
     max_new_tokens: int = Field(16, ge=1, description="longest answer")
     batch_size: int = Field(32, ge=1)

@@ -50,6 +50,7 @@ def collect_results(
 ) -> dict[str, Any]:
     """Everything the report shows, as JSON values."""
     model = resolve_model(study.model)
+    models = [_model(name, made.get(name), trained[name], step) for name, step in scored.items()]
     stages = [*steps.items()]
     stages += [(f"train {name}", step) for name, step in trained.items() if step]
     stages += [(f"evaluate {name}", step) for name, step in scored.items()]
@@ -61,7 +62,8 @@ def collect_results(
         "generator": generator_facts(study, model),
         "student": {"model": model.name, "revision": model.revision},
         "templates": funnel(steps["generate"], steps["filter"], steps["dedupe"]),
-        "models": [_model(name, made.get(name), trained[name], step) for name, step in scored.items()],
+        "models": models,
+        "comparisons": _comparisons(models, scored),
         "questions": _questions(scored),
         "examples": _examples(steps),
         "stages": [{"name": name, "seconds": step.seconds} for name, step in stages],
@@ -84,6 +86,29 @@ def _model(name: str, made: tuple[str, Variant] | None, trained: Step | None, sc
     }
 
 
+def _comparisons(models: list[dict[str, Any]], scored: dict[str, Step]) -> list[dict[str, Any]]:
+    """Pairs of models, item by item, on every set that they were asked."""
+    from active_reading.eval.paired import compare
+    from active_reading.eval.report import pairs_to_compare
+
+    items = {name: _items(step) for name, step in scored.items()}
+    compared = []
+    for names in [(before["name"], after["name"]) for before, after in pairs_to_compare(models)]:
+        before, after = (items[name] for name in names)
+        sets = {name: compare(before.get(name, []), after.get(name, []), names) for name in before | after}
+        compared.append({"before": names[0], "after": names[1], "sets": sets})
+    return compared
+
+
+def _items(step: Step) -> dict[str, list[dict[str, Any]]]:
+    """One row per item of each set; `learning` are the gold questions."""
+    gold = _samples(step)
+    sets: dict[str, list[dict[str, Any]]] = {"learning": gold} if gold else {}
+    for row in _samples(step, "retention.jsonl"):
+        sets.setdefault(row["set"], []).append(row)
+    return sets
+
+
 def _questions(scored: dict[str, Step]) -> list[dict[str, Any]]:
     """Some gold questions, evenly spread, with every model's answer."""
     samples = {name: _samples(step) for name, step in scored.items()}
@@ -99,9 +124,9 @@ def _questions(scored: dict[str, Step]) -> list[dict[str, Any]]:
     ]
 
 
-def _samples(step: Step) -> list[dict[str, Any]]:
+def _samples(step: Step, name: str = "samples.jsonl") -> list[dict[str, Any]]:
     # Not splitlines: a model may write line ends of Unicode, which JSON keeps as they are.
-    lines = (step.folder / "samples.jsonl").read_text(encoding="utf-8").split("\n")
+    lines = (step.folder / name).read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines if line]
 
 

@@ -23,6 +23,7 @@ from active_reading.augment.funnel import (
 )
 from active_reading.augment.identity import content_hash
 from active_reading.augment.ingest import find_files, read_documents
+from active_reading.eval.questions import Question, check_lengths, read_questions
 from active_reading.flows.models import ResolvedModel, resolve_model
 from active_reading.flows.progress import Progress
 from active_reading.flows.settings import Study
@@ -39,7 +40,7 @@ VERSIONS = {
     "dedupe": 1,
     "export": 1,
     "train": 2,
-    "evaluate": 1,
+    "evaluate": 2,
 }
 
 
@@ -224,8 +225,9 @@ def evaluate(study: Study, trained: Step | None, name: str = "base") -> Step:
         with Progress(f"evaluate {name}") as progress:
             path = trained.folder if trained else model.folder
             scores = evaluate_model(path, model.folder, study.evaluate, progress)
-        with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in scores.pop("answers"))
+        for rows, file_name in (("answers", "samples.jsonl"), ("kept", "retention.jsonl")):
+            with (folder / file_name).open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in scores.pop(rows))
         (folder / "results.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
         return scores
 
@@ -259,21 +261,31 @@ def check_study(study: Study) -> ResolvedModel:
     from active_reading.augment.generate import ModelIdentity, Planner
 
     Planner(study.generate, ModelIdentity("", ""))
-    if study.evaluate.questions:
-        from active_reading.eval.questions import read_questions
-
-        read_questions(Path(study.evaluate.questions))
+    questions = read_questions(Path(study.evaluate.questions)) if study.evaluate.questions else []
     if study.train.background:
         from active_reading.train.generic_text import read_background
 
         read_background(study.train.background)
     model = resolve_model(study.model)
+    _check_lengths(questions, model, study.evaluate.max_new_tokens)
     depth = model.num_layers()
     for variant in variants(study.train):
         layers = variant.settings.memory.layers
         if variant.method == "memory" and depth and max(layers) >= depth:
             raise ValueError(f"train.memory.layers={layers}: {model.name} has only layers 0 to {depth - 1}")
     return model
+
+
+def _check_lengths(questions: list[Question], model: ResolvedModel, max_new_tokens: int) -> None:
+    from tokenizers import Tokenizer  # not transformers: a run with nothing to do need not wait for its import
+
+    vocabulary = model.folder / "tokenizer.json"
+    if not vocabulary.is_file():
+        return  # an older format of tokenizer: the lengths are checked before the first model is evaluated
+    tokenizer = Tokenizer.from_file(str(vocabulary))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    check_lengths(questions, lambda text: len(tokenizer.encode(text, add_special_tokens=False)), max_new_tokens)
 
 
 def _templates(study: Study) -> dict[str, Template]:

@@ -161,6 +161,11 @@ def test_text_nll_cuts_long_texts(model, tokenizer):
     )
 
 
+def test_a_text_of_one_token_is_refused_before_the_model_is_run(tokenizer):
+    with pytest.raises(ValueError, match="the text 'a' has 1 tokens, and an NLL needs two: leave it out"):
+        text_nll(None, tokenizer, ["long enough", "a"], 2)
+
+
 def test_token_nll_by_hand():
     logits = torch.log(torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [1.0, 1.0, 1.0]]]))
     losses = token_nll(logits, torch.tensor([[2, 1, 0]]))

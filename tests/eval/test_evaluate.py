@@ -30,7 +30,11 @@ def questions(tmp_path_factory) -> Path:
 def evaluate(model: Path, questions: Path | None, **changes: Any) -> tuple[dict[str, Any], list[tuple[int, int]]]:
     told: list[tuple[int, int]] = []
     settings = EvaluateSettings(
-        questions=str(questions) if questions else None, few_shot=2, max_new_tokens=4, batch_size=2, general_limit=3
+        questions=str(questions) if questions else None,
+        few_shot=2,
+        max_new_tokens=10,
+        batch_size=2,
+        general_limit=3,
     ).model_copy(update=changes)
     scores = evaluate_model(model, model, settings, lambda done, total, unit: told.append((done, total)))
     return scores, told
@@ -43,7 +47,7 @@ def scored(tiny_model, questions) -> tuple[dict[str, Any], list[tuple[int, int]]
 
 def test_every_set_is_counted_and_every_number_is_finite_with_an_error(scored):
     scores = scored[0]
-    assert set(scores) == {"learning", "retention", "answers"}
+    assert set(scores) == {"learning", "retention", "answers", "kept"}
     assert set(scores["retention"]) == {"general_questions", "general_text", "docstrings"}
     for summary in (scores["learning"], scores["retention"]["general_questions"]):
         assert summary.keys() == {"n", *SCORES, *(f"{key}_se" for key in SCORES)}
@@ -70,6 +74,42 @@ def test_the_summary_is_the_mean_and_standard_error_of_the_rows(scored):
         values = [row[key] for row in rows]
         assert learning[key] == pytest.approx(mean(values))
         assert learning[f"{key}_se"] == pytest.approx(stdev(values) / 3**0.5)
+
+
+def test_there_is_one_row_per_item_of_the_retention_sets_too(scored):
+    kept, retention = scored[0]["kept"], scored[0]["retention"]
+    for name, key in (("general_questions", "answer_nll"), ("general_text", "nll"), ("docstrings", "nll")):
+        values = [row[key] for row in kept if row["set"] == name]
+        assert retention[name][key] == pytest.approx(mean(values))
+        assert len(values) == retention[name]["n"]
+    assert len(kept) == 9
+
+
+def test_scores_are_split_by_kind_where_there_is_more_than_one(tiny_model, tmp_path, scored):
+    path = tmp_path / "kinds.jsonl"
+    kinds = ["seen", None, "seen"]
+    rows = [{**row, "kind": kind} for row, kind in zip(GOLD, kinds, strict=True)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    learning = evaluate(tiny_model, path)[0]["learning"]
+    first, second, third = (row["answer_nll"] for row in scored[0]["answers"])
+    assert {kind: block["n"] for kind, block in learning["kinds"].items()} == {"seen": 2, "of no kind": 1}
+    assert learning["kinds"]["seen"]["answer_nll"] == pytest.approx((first + third) / 2, rel=1e-4)
+    assert learning["kinds"]["of no kind"]["answer_nll"] == pytest.approx(second, rel=1e-4)
+
+
+def test_answers_that_cannot_be_given_are_refused_before_the_model_is_loaded(monkeypatch, tiny_model, questions):
+    monkeypatch.setattr("active_reading.eval.evaluate.load_model", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(ValueError, match=r"questions.jsonl:1: .*evaluate.max_new_tokens=4 .*=10"):
+        evaluate(tiny_model, questions, max_new_tokens=4)
+
+
+def test_a_model_whose_scores_are_no_numbers_is_named_with_the_item(monkeypatch, tiny_model):
+    losses = iter([[2.0, math.nan, math.nan], [2.0] * 3])
+    monkeypatch.setattr("active_reading.eval.evaluate.text_nll", lambda *_: next(losses))
+    with pytest.raises(ValueError, match=r"general_text: the NLL of 2 of 3 items is not a number") as error:
+        evaluate(tiny_model, None)
+    assert str(tiny_model) in str(error.value)
+    assert general_text()[1][:20] in str(error.value)
 
 
 def test_the_scores_can_be_written_as_json(scored):

@@ -7,6 +7,7 @@ import pytest
 
 from active_reading.eval.questions import (
     Question,
+    check_lengths,
     few_shot_examples,
     general_questions,
     general_text,
@@ -116,3 +117,101 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path):
     plain = read_questions(path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert read_questions(path) == plain
+
+
+def row(question: object, *answers: object, **more: object) -> str:
+    return json.dumps({"question": question, "answers": answers, **more}, ensure_ascii=False)
+
+
+def test_kind_and_document_are_read_and_a_document_id_is_as_good(tmp_path):
+    path = write(tmp_path, row("Who?", "Ada", kind="held_out", document_id="9f3a"), row("When?", "1921", kind=None))
+    questions = read_questions(path)
+    assert [(q.kind, q.document, q.place) for q in questions] == [
+        ("held_out", "9f3a", f"{path}:1"),
+        (None, None, f"{path}:2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (row("When?", "1921", kind=3), r":2: 'kind' is 3: give a text, or leave it out"),
+        (row("When?", "1921", kind=" "), r":2: 'kind' is ' '"),
+        (row("When?", "1921", document=["a.md"]), r":2: 'document' is \['a.md'\]"),
+        (row("When?", ["1921"]), r":2: 'answers' must hold .* only texts and numbers"),
+        (row("When?", None), r":2: 'answers' must hold"),
+        (row("Which grade?", "B", "A"), r":2: nothing of the answer 'A' is left .*: word it otherwise"),
+    ],
+)
+def test_a_field_that_cannot_be_used_is_named_with_its_line_and_the_cure(tmp_path, line, message):
+    with pytest.raises(ValueError, match=message):
+        read_questions(write(tmp_path, GOOD, line))
+
+
+@pytest.mark.parametrize("again", ["Who?", "WHO ?", " who", "\uff37ho?"])
+def test_a_question_asked_twice_of_one_document_accepts_the_answers_of_both(tmp_path, again):
+    path = write(tmp_path, GOOD, row("When?", "1921"), row(again, "Byron", "Ada"))
+    assert read_questions(path) == [Question("Who?", ("Ada", "Byron")), Question("When?", ("1921",))]
+
+
+@pytest.mark.parametrize("more", [{"document": "b.md"}, {"kind": "reversed"}])
+def test_a_question_of_two_documents_or_kinds_is_refused_with_both_lines(tmp_path, more):
+    path = write(tmp_path, GOOD, row("When?", "1921"), row("who?", "Bo", **more))
+    with pytest.raises(
+        ValueError, match=r":3: the question 'who\?' is asked at .*:1 too, .*: leave one out"
+    ) as error:
+        read_questions(path)
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("other", ["What is 2 * 2?", "What is a 2 + 2?", "What is 2 + 2 in C?"])
+def test_questions_that_differ_in_a_sign_or_word_are_two(tmp_path, other):
+    assert len(read_questions(write(tmp_path, row("What is 2 + 2?", "4"), row(other, "5", document="b")))) == 2
+
+
+def test_answers_that_do_not_fit_are_told_with_the_limit_that_they_need(tmp_path):
+    """Here a token is a letter; the space before an answer counts, and one accepted answer that fits is enough."""
+    path = write(tmp_path, GOOD, row("When?", "1921", "in the year 1921"), row("Where?", "Castlune", "in Castlune"))
+    questions = read_questions(path)
+    check_lengths(questions, len, 9)
+    with pytest.raises(
+        ValueError, match=r":3: no accepted answer fits into evaluate.max_new_tokens=8 .* set ev.*=9$"
+    ):
+        check_lengths(questions, len, 8)
+    with pytest.raises(ValueError, match=r":2: .*=4 tokens, nor for 1 more questions: .*=9$"):
+        check_lengths(questions, len, 4)
+
+
+def squad(folder: Path, *asked: dict[str, object]) -> Path:
+    path = folder / "gold.json"
+    paragraphs = [{"context": "c", "qas": [each]} for each in asked]
+    path.write_text(json.dumps({"version": "2.0", "data": [{"title": "Ada", "paragraphs": paragraphs}]}))
+    return path
+
+
+def test_squad_files_are_read_with_each_answer_once_and_without_impossible_questions(tmp_path):
+    answers = [{"text": text, "answer_start": 0} for text in ("1921", "in 1921", "1921")]
+    path = squad(
+        tmp_path,
+        {"id": "q1", "question": "When?", "answers": answers},
+        {"id": "q2", "question": "Why?", "answers": [], "is_impossible": True},
+        {"id": "q3", "question": "when?", "answers": [{"text": "the year 1921"}], "is_impossible": False},
+    )
+    assert read_questions(path) == [Question("When?", ("1921", "in 1921", "the year 1921"), "Ada")]
+
+
+def test_a_bad_question_of_a_squad_file_is_named_by_its_id(tmp_path):
+    path = squad(tmp_path, {"id": "q1", "question": "When?", "answers": []})
+    with pytest.raises(ValueError, match="gold.json: question q1: 'answers' must hold at least one"):
+        read_questions(path)
+    path = squad(tmp_path, {"id": "q7", "answers": []})
+    with pytest.raises(ValueError, match="gold.json: question q7: a .json file needs SQuAD's format"):
+        read_questions(path)
+
+
+@pytest.mark.parametrize("text", ["", GOOD, "[]", '{"data": 3}', '{"questions": []}', GOOD + "\n" + GOOD])
+def test_json_that_is_not_squads_is_refused_with_both_formats(tmp_path, text):
+    path = tmp_path / "gold.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"gold.json: a .json file needs SQuAD's format, .* JSON lines .jsonl"):
+        read_questions(path)

@@ -14,7 +14,7 @@ from active_reading.eval.report import (
     Score,
     finite,
     forgetting,
-    points_of,
+    pairs_to_compare,
     summary_table,
     verdict,
     write_report,
@@ -45,6 +45,23 @@ def fake_model(name: str, f1: float, answer_nll: float, loss: float) -> dict[str
             "docstrings": {"n": 60, "nll": 2.8 + loss, "nll_se": 0.06},
         },
     }
+
+
+def fake_comparison(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """As if the two models' items were independent; the interval is two standard errors each way."""
+    sets = {}
+    for name in ("learning", *before["retention"]):
+        old, new = ((model["retention"] | {"learning": model["learning"]})[name] for model in (before, after))
+        metrics = {}
+        for key in [key for key in old if f"{key}_se" in old]:
+            mean, se = new[key] - old[key], math.hypot(old[f"{key}_se"], new[f"{key}_se"])
+            metrics[key] = {"mean": mean, "se": se, "low": mean - 2 * se, "high": mean + 2 * se}
+        sets[name] = {"n": old["n"], "metrics": metrics, "gained": 9, "kept": 7, "lost": 3, "p_value": 0.146}
+    return {"before": before["name"], "after": after["name"], "sets": sets}
+
+
+def fake_comparisons(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [fake_comparison(before, after) for before, after in pairs_to_compare(models)]
 
 
 def fake_template(name: str, dropped: dict[str, int]) -> dict[str, Any]:
@@ -82,6 +99,7 @@ def results() -> dict[str, Any]:
             fake_template("question_answer", {"ungrounded": 61, "too_short": 9, "duplicate": 10}),
         ],
         "models": models,
+        "comparisons": fake_comparisons(models),
         "questions": [
             {"question": "When was Orsella born?", "answers": ["1921"], "document": "people/orsella.md"}
             | {"model_answers": {"base": answer, "augmented-memory": {"answer": "1921", "f1": 1.0}}}
@@ -174,23 +192,71 @@ def test_the_summaries_have_one_line_a_model(results: dict[str, Any], tmp_path: 
 def test_forgetting_is_the_mean_rise_over_the_retention_sets(results: dict[str, Any]) -> None:
     base, full = results["models"][:2]
     full["retention"]["docstrings"]["nll"] = 2.8 + 0.11
-    loss = forgetting(full, base)
+    results["comparisons"] = fake_comparisons(results["models"])
+    loss = forgetting(results, full, base)
     errors = [0.1, 0.1, 0.05, 0.05, 0.06, 0.06]
     assert loss.value == pytest.approx((0.41 + 0.41 + 0.11) / 3)
     assert loss.se == pytest.approx(math.sqrt(sum(error**2 for error in errors)) / 3)
-    full["retention"]["docstrings"]["nll"] = None
-    assert forgetting(full, base) == Score(None)
+    del results["comparisons"][0]["sets"]["docstrings"]
+    assert forgetting(results, full, base) == Score(None)
 
 
 def test_the_verdict_counts_the_methods_that_augmented_data_helped(results: dict[str, Any]) -> None:
-    sentence = verdict(points_of(results["models"]))
+    sentence = verdict(results)
     assert sentence.startswith("augmented-memory learned most, F1 0.580 +- 0.030 against 0.030")
     assert "+0.040 +- 0.060 nats, too little to tell from none" in sentence
     assert "2 of 3 methods (2 clearly)" in sentence
 
 
 def test_the_verdict_does_not_call_noise_learning(results: dict[str, Any]) -> None:
-    models = [fake_model("base", 0.03, 4.1, 0.0), fake_model("naive-full", 0.06, 4.0, 0.9)]
-    sentence = verdict(points_of(models))
+    results["models"] = [fake_model("base", 0.03, 4.1, 0.0), fake_model("naive-full", 0.06, 4.0, 0.9)]
+    results["comparisons"] = fake_comparisons(results["models"])
+    sentence = verdict(results)
     assert sentence.startswith("No model clearly learned")
     assert "it forgot: NLL on older knowledge changed by +0.900" in sentence
+
+
+def test_a_change_is_clear_by_its_paired_interval_and_not_by_the_errors_of_the_means(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    """An F1 gain of 0.03 between means with errors of 0.03: clear when every question moved alike."""
+    results["models"] = [fake_model("base", 0.03, 4.1, 0.0), fake_model("naive-full", 0.06, 4.0, 0.0)]
+    results["comparisons"] = fake_comparisons(results["models"])
+    results["comparisons"][0]["sets"]["learning"]["metrics"]["f1"] |= {"se": 0.005, "low": 0.02, "high": 0.04}
+    assert verdict(results).startswith("naive-full learned most")
+    lost = results["comparisons"][0]["sets"]["general_text"]["metrics"]["nll"]
+    assert "worse" not in re.findall(r"<small class=\"(.*?)\"", page_of(results, tmp_path))
+    lost |= {"mean": 0.01, "se": 0.004, "low": 0.002, "high": 0.018}
+    assert "worse" in re.findall(r"<small class=\"(.*?)\"", page_of(results, tmp_path))
+
+
+def test_models_are_compared_with_the_base_and_the_best_of_each_data_with_each_other() -> None:
+    models = [fake_model(name, f1, 4.0, 0.0) for name, f1 in (("base", 0.1), ("naive-full", 0.3))]
+    models += [{**fake_model("naive-full", f1, 4.0, 0.0), "name": f"naive-full seed={f1}"} for f1 in (0.5, 0.2)]
+    models += [fake_model("augmented-full", 0.4, 4.0, 0.0), fake_model("augmented-lora", 0.4, 4.0, 0.0)]
+    pairs = [(before["name"], after["name"]) for before, after in pairs_to_compare(models)]
+    assert pairs[:5] == [("base", model["name"]) for model in models[1:]]
+    assert pairs[5:] == [("naive-full seed=0.5", "augmented-full")]
+
+
+def test_the_page_and_the_numbers_show_every_comparison(results: dict[str, Any], tmp_path: Path) -> None:
+    page = page_of(results, tmp_path)
+    table = page[page.index('id="paired"') : page.index("<h2>How each was trained")]
+    assert table.count("<small>against base</small>") == 6
+    assert table.count("<small>against naive-") == 3
+    assert "<td>9</td><td>7</td><td>3</td><td>0.146</td>" in table
+    numbers = json.loads((tmp_path / "report" / "results.json").read_text(encoding="utf-8"))
+    assert numbers["comparisons"] == results["comparisons"]
+
+
+def test_scores_by_kind_are_a_table_only_where_there_are_kinds(results: dict[str, Any], tmp_path: Path) -> None:
+    assert 'id="kinds"' not in page_of(results, tmp_path)
+    for model in results["models"]:
+        block = {"n": 70, "f1": 0.123, "f1_se": 0.01, "answer_nll": 3.456, "answer_nll_se": 0.2}
+        model["learning"]["kinds"] = {HOSTILE: block, "held_out": block | {"n": 71, "f1": 0.789}}
+    page = page_of(results, tmp_path)
+    table = page[page.index('id="kinds"') : page.index("Question by question")]
+    assert "held_out (71)" in table
+    assert table.count("0.123") == table.count("0.789") == len(results["models"])
+    assert html.escape(HOSTILE) in table
+    assert HOSTILE not in page

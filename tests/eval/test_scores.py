@@ -87,3 +87,9 @@ def test_mean_and_error_by_hand():
 def test_no_values_have_no_mean():
     with pytest.raises(ValueError, match="no values to average"):
         mean_and_error([])
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_what_is_no_number_has_no_mean(wrong):
+    with pytest.raises(ValueError, match=f"value 2 of 3 is {wrong}"):
+        mean_and_error([1.0, wrong, 2.0])

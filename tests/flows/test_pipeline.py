@@ -48,7 +48,7 @@ train:
   max_length: 64
   memory: {layers: [1, 2], num_keys: 8, num_heads: 2, top_k: 4, top_t: 16, background_texts: 4}
   lora: {rank: 2, alpha: 4}
-evaluate: {questions: gold.jsonl, few_shot: 1, max_new_tokens: 4, general_limit: 2}
+evaluate: {questions: gold.jsonl, few_shot: 1, max_new_tokens: 10, general_limit: 2}
 """
 MODELS = ["base"] + [f"{data}-{method}" for data in ("naive", "augmented") for method in ("full", "lora", "memory")]
 REQUESTS_PER_CHUNK = 2 + 1 + 1 + 2  # paraphrases, questions, strategies, each of two strategies applied
@@ -160,6 +160,19 @@ def test_the_report_shows_questions_answers_and_examples(finished):
     names = [stage["name"] for stage in results["stages"]]
     assert names[:6] == ["ingest", "chunk", "generate", "filter", "dedupe", "export"]
     assert {"train naive-full", "evaluate base"} <= set(names[6:])
+
+
+def test_every_model_is_compared_with_the_base_item_by_item(finished):
+    results = results_of(finished)
+    models = {model["name"]: model for model in results["models"]}
+    pairs = {(each["before"], each["after"]): each["sets"] for each in results["comparisons"]}
+    assert pairs.keys() >= {("base", name) for name in MODELS[1:]}
+    assert len(pairs) == 6 + 3, "and each method on augmented data with itself on naive data"
+    sets = pairs["base", "naive-full"]
+    assert sets.keys() == {"learning", "general_questions", "general_text", "docstrings"}
+    for name, key in (("learning", "answer_nll"), ("docstrings", "nll")):
+        scores = [(models[m]["retention"] | {"learning": models[m]["learning"]})[name] for m in MODELS[:2]]
+        assert sets[name]["metrics"][key]["mean"] == pytest.approx(scores[1][key] - scores[0][key])
 
 
 def test_a_second_run_makes_nothing_again_wherever_the_folder_lies(project, tiny_model, monkeypatch, caplog):
@@ -401,6 +414,7 @@ def test_an_edited_template_asks_its_requests_again_and_no_others(project, tiny_
         ("generate.templates=[{template: parafrase}]", "unknown template 'parafrase': use one of apply_strategy,"),
         ("generate.templates=[{template: apply_strategy}]", "template 'apply_strategy' needs a strategy"),
         ("evaluate.questions=/no/such.jsonl", "questions file /no/such.jsonl does not exist"),
+        ("evaluate.max_new_tokens=9", r"gold.jsonl:1: no accepted answer fits .* set evaluate.max_new_tokens=10"),
         ("train.memory.layers=[1,4]", r"train.memory.layers=\[1, 4\]: tiny has only layers 0 to 3"),
     ],
 )
