@@ -4,8 +4,6 @@ Out: a summary of means with standard errors, and one row per question with its 
 NOT covered: standard benchmarks, intervals over seeds, model grading.
 """
 
-import importlib
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from active_reading.eval.answers import ClosedBook, batched, text_nll
 from active_reading.eval.questions import (
     Question,
+    docstrings,
     few_shot_examples,
     general_questions,
     general_text,
@@ -26,16 +25,6 @@ from active_reading.train.load import load_model, load_tokenizer
 from active_reading.train.precision import compute_dtype
 
 Progress = Callable[[int, int, str], None]
-DOCUMENTED_MODULES = (
-    "collections",
-    "decimal",
-    "difflib",
-    "functools",
-    "pathlib",
-    "random",
-    "statistics",
-    "subprocess",
-)
 
 
 def evaluate_model(
@@ -73,17 +62,6 @@ def evaluate_model(
         progress(done, total, "items")
     gold = rows.get("gold", [])
     return {"learning": _summary(gold) if gold else None, "retention": retention, "answers": gold}
-
-
-def docstrings() -> list[str]:
-    """Technical prose that is on every machine: documentation of Python's standard library."""
-    found = set()
-    for name in DOCUMENTED_MODULES:
-        for member in vars(importlib.import_module(name)).values():
-            text = inspect.getdoc(member) if callable(member) else None
-            if text and 300 <= len(text) <= 1000:
-                found.add(text)
-    return sorted(found)[:24]
 
 
 def _score(book: ClosedBook, questions: list[Question]) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ import pytest
 
 from active_reading.eval.questions import (
     Question,
+    docstrings,
+    evaluation_texts,
     few_shot_examples,
     general_questions,
     general_text,
@@ -116,3 +118,15 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path):
     plain = read_questions(path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert read_questions(path) == plain
+
+
+def test_the_texts_of_an_evaluation_are_all_its_sets_in_full(tmp_path):
+    texts = evaluation_texts(str(write(tmp_path, GOOD)))
+    assert texts["gold"] == ["Who?"]
+    assert texts["general_questions"] == [item.question for item in general_questions()]
+    assert texts["few_shot"] == [item.question for item in few_shot_examples()]
+    assert (texts["general_text"], texts["docstrings"]) == (general_text(), docstrings())
+
+
+def test_without_gold_questions_the_other_sets_are_left():
+    assert evaluation_texts(None).keys() == {"general_questions", "few_shot", "general_text", "docstrings"}
