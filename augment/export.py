@@ -2,6 +2,7 @@
 
 A folder that `datasets.load_dataset(folder)` opens, with two configs:
 `text` (default): the documents' chunks and every distinct generated text; `chunks`: the chunks alone.
+What decontamination removed is in neither.
 Columns: `id`, `text`, `document_id`, `chunk_id`, `source`, `template` (`chunk` for the source itself),
 `strategy`, `num_tokens`.
 """
@@ -12,6 +13,8 @@ from typing import Any
 import polars as pl
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
+
+from active_reading.augment.decontaminate import NGRAM_WORDS
 
 COLUMNS = ("id", "text", "document_id", "chunk_id", "source", "template", "strategy", "num_tokens")
 
@@ -25,8 +28,8 @@ class ExportSettings(BaseModel):
     language: str = Field("en", description="language code of the documents")
 
 
-def build_rows(chunks: pl.DataFrame, distinct: pl.DataFrame, tokenizer: Any) -> pl.DataFrame:
-    """Rows of the `text` config, in corpus order.
+def build_rows(chunks: pl.DataFrame, distinct: pl.DataFrame, removed: pl.DataFrame, tokenizer: Any) -> pl.DataFrame:
+    """Rows of the `text` config, in corpus order, without those whose `id` is in `removed`.
 
     `chunks` has `chunk_id`, `document_id`, `source`, `text`; `distinct` has `id`, `chunk_id`, `template`,
     `strategy`, `text`.
@@ -45,7 +48,7 @@ def build_rows(chunks: pl.DataFrame, distinct: pl.DataFrame, tokenizer: Any) -> 
     generated = distinct.join(
         chunks.select("chunk_id", "document_id", "source"), on="chunk_id", maintain_order="left"
     ).select(sources.columns)
-    rows = pl.concat([sources, generated])
+    rows = pl.concat([sources, generated]).join(removed, on="id", how="anti", maintain_order="left")
     lengths = [len(ids) for ids in tokenizer(rows["text"].to_list(), add_special_tokens=False)["input_ids"]]
     return rows.with_columns(pl.Series("num_tokens", lengths, dtype=pl.Int32)).select(COLUMNS)
 
@@ -66,8 +69,12 @@ def make_card(
     generator: dict[str, Any],
     templates: dict[str, str],
     settings: ExportSettings,
+    decontamination: dict[str, dict[str, int]] | None,
 ) -> str:
-    """The data set card: YAML that the hub reads, then counts, model, sampling and every template."""
+    """The data set card: YAML that the hub reads, then counts, model, sampling and every template.
+
+    `decontamination` has `texts`, `removed` and `removed_chunks` per evaluation set; None when it was off.
+    """
     header: dict[str, Any] = {
         "pretty_name": title,
         "language": settings.language,
@@ -102,9 +109,30 @@ def make_card(
         "## Counts",
         "\n".join(table),
         "Dropped, by reason:\n" + "\n".join(reasons) if reasons else "Nothing was dropped.",
+        "## Decontamination",
+        *_decontamination(decontamination),
         "## Generator",
         "\n".join(sampling),
         "## Templates",
         *prompts,
     ]
     return f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n" + "\n\n".join(body) + "\n"
+
+
+def _decontamination(counts: dict[str, dict[str, int]] | None) -> list[str]:
+    if counts is None:
+        return ["Off: texts may hold questions and texts of the evaluation, word for word."]
+    lines = [
+        f"| {name} | {of['texts']} | {of['removed']} | {of['removed_chunks']} |" for name, of in counts.items()
+    ]
+    return [
+        f"Removed is every text with {NGRAM_WORDS} words in a row of an evaluation text, or all of a shorter one. "
+        "Chunks of the documents may quote a gold question in part, and fall only where they hold all of it.",
+        "\n".join(
+            [
+                "| evaluation set | its texts | generated texts removed | chunks removed |",
+                "| --- | --- | --- | --- |",
+                *lines,
+            ]
+        ),
+    ]

@@ -53,26 +53,32 @@ def describe_requests(counts: dict[str, int], rejections: dict[str, int]) -> str
     return f"planned {counts['planned']} = {parts}"
 
 
-def build_funnel(generations: pl.DataFrame, filtered: pl.DataFrame, marked: pl.DataFrame) -> list[dict[str, Any]]:
+def build_funnel(
+    generations: pl.DataFrame, filtered: pl.DataFrame, marked: pl.DataFrame, removed: pl.DataFrame
+) -> list[dict[str, Any]]:
     """One line per template, in the order of first use.
 
-    `filtered` has a `reason` (null when kept), `marked` has `duplicate_of` (null when distinct).
+    `filtered` has a `reason` (null when kept), `marked` has `duplicate_of` (null when distinct),
+    `removed` are the distinct texts that hold what the evaluation asks: they count as `contaminated`.
     """
     lines = []
     for template in generations["template"].unique(maintain_order=True):
         mine = pl.col("template") == template
         requests, texts, kept = generations.filter(mine), filtered.filter(mine), marked.filter(mine)
-        distinct = kept.filter(pl.col("duplicate_of").is_null())
+        num_contaminated = removed.filter(mine).height
+        num_different = kept["duplicate_of"].null_count()
         dropped = Counter(texts["reason"].drop_nulls().to_list())
-        if kept.height > distinct.height:
-            dropped["duplicate"] = kept.height - distinct.height
+        if kept.height > num_different:
+            dropped["duplicate"] = kept.height - num_different
+        if num_contaminated:
+            dropped["contaminated"] = num_contaminated
         lines.append(
             {
                 "template": template,
                 **request_counts(requests, requests.height),  # checked against the plan when they were made
                 "texts": texts.height,
                 "kept": kept.height,
-                "distinct": distinct.height,
+                "distinct": num_different - num_contaminated,
                 "tokens": int(requests["completion_tokens"].sum()),
                 "dropped": dict(dropped),
             }

@@ -4,10 +4,7 @@ Out: a summary of means with standard errors, and one row per question or text w
 NOT covered: standard benchmarks, intervals over seeds, model grading.
 """
 
-import importlib
-import inspect
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from active_reading.eval.answers import ClosedBook, batched, text_nll
 from active_reading.eval.questions import (
     Question,
     check_lengths,
+    docstrings,
     few_shot_examples,
     general_questions,
     general_text,
@@ -31,16 +29,6 @@ from active_reading.train.precision import compute_dtype
 Progress = Callable[[int, int, str], None]
 SCORES = ("f1", "exact_match", "answer_nll", "nll")
 NO_KIND = "of no kind"  # questions without a kind, where others have one
-DOCUMENTED_MODULES = (
-    "collections",
-    "decimal",
-    "difflib",
-    "functools",
-    "pathlib",
-    "random",
-    "statistics",
-    "subprocess",
-)
 
 
 def evaluate_model(
@@ -91,22 +79,6 @@ def evaluate_model(
         "answers": gold,
         "kept": [{"set": name, **row} for name in rows for row in rows[name]],
     }
-
-
-def docstrings() -> list[str]:
-    """Technical prose that is on every machine: documentation of Python's standard library.
-
-    Raises ValueError where Python was told to leave it out.
-    """
-    if sys.flags.optimize > 1:
-        raise ValueError("a retention set is made of docstrings: run Python without -OO and PYTHONOPTIMIZE=2")
-    found = set()
-    for name in DOCUMENTED_MODULES:
-        for member in vars(importlib.import_module(name)).values():
-            text = inspect.getdoc(member) if callable(member) else None
-            if text and 300 <= len(text) <= 1000:
-                found.add(text)
-    return sorted(found)[:24]
 
 
 def _score(book: ClosedBook, questions: list[Question]) -> list[dict[str, Any]]:

@@ -1,11 +1,15 @@
-"""Questions with short answers, from JSON lines or from a file in SQuAD's format.
+"""What a model is evaluated on: questions with short answers, and texts.
 
-A JSON line has `question` and `answers`, and optionally `document` (or `document_id`) and `kind`. A question that
-is asked twice of one document becomes one, which accepts the answers of both.
+Questions come from JSON lines or from a file in SQuAD's format. A JSON line has `question` and `answers`, and
+optionally `document` (or `document_id`) and `kind`. A question that is asked twice of one document becomes one,
+which accepts the answers of both. No torch here.
 NOT covered: whether an answer is right.
 """
 
+import importlib
+import inspect
 import json
+import sys
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,6 +19,16 @@ from typing import Any
 from active_reading.eval.scores import normalize_answer
 
 DATA = Path(__file__).parent / "data"
+DOCUMENTED_MODULES = (
+    "collections",
+    "decimal",
+    "difflib",
+    "functools",
+    "pathlib",
+    "random",
+    "statistics",
+    "subprocess",
+)
 
 
 @dataclass(frozen=True)
@@ -167,3 +181,33 @@ def general_text() -> list[str]:
     """Paragraphs of general prose that ship with the package."""
     lines = (DATA / "general_text.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["text"] for line in lines]
+
+
+def docstrings() -> list[str]:
+    """Technical prose that is on every machine: documentation of Python's standard library.
+
+    Raises ValueError where Python was told to leave it out.
+    """
+    if sys.flags.optimize > 1:
+        raise ValueError("a retention set is made of docstrings: run Python without -OO and PYTHONOPTIMIZE=2")
+    found = set()
+    for name in DOCUMENTED_MODULES:
+        for member in vars(importlib.import_module(name)).values():
+            text = inspect.getdoc(member) if callable(member) else None
+            if text and 300 <= len(text) <= 1000:
+                found.add(text)
+    return sorted(found)[:24]
+
+
+def evaluation_texts(questions: str | None) -> dict[str, list[str]]:
+    """Every text that an evaluation may show a model, by set: whole sets, whatever limits are set.
+
+    `questions` is the file of gold questions, when there is one. Answers are left out: they may be learned.
+    """
+    gold = {"gold": read_questions(Path(questions))} if questions else {}
+    asked = {**gold, "general_questions": general_questions(), "few_shot": few_shot_examples()}
+    return {
+        **{name: [item.question for item in items] for name, items in asked.items()},
+        "general_text": general_text(),
+        "docstrings": docstrings(),
+    }

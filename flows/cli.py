@@ -24,6 +24,7 @@ HELP = {
     "generate": "have the model study every chunk",
     "filter": "drop texts that are unfaithful or broken",
     "dedupe": "drop texts that repeat others",
+    "decontaminate": "list texts that hold what the evaluation asks",
     "export": "write the data set",
     "train": "train every method on every data",
     "evaluate": "measure what was learned and lost",

@@ -12,7 +12,18 @@ from active_reading.flows.settings import Study
 from active_reading.flows.steps import Step
 from active_reading.train.sweep import Variant, variants
 
-STAGES = ("ingest", "chunk", "generate", "filter", "dedupe", "export", "train", "evaluate", "report")
+STAGES = (
+    "ingest",
+    "chunk",
+    "generate",
+    "filter",
+    "dedupe",
+    "decontaminate",
+    "export",
+    "train",
+    "evaluate",
+    "report",
+)
 Call = Callable[..., Any]
 
 
@@ -38,7 +49,10 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     distinct = task(stages.dedupe, "dedupe")(study, filtered)
     if until == "dedupe":
         return distinct.folder
-    dataset = task(stages.export, "export")(study, documents, chunks, generations, filtered, distinct)
+    removed = task(stages.decontaminate, "decontaminate")(study, chunks, distinct)
+    if until == "decontaminate":
+        return removed.folder
+    dataset = task(stages.export, "export")(study, documents, chunks, generations, filtered, distinct, removed)
     if until == "export":
         return dataset.folder
     trained: dict[str, Step | None] = {"base": None}
@@ -59,6 +73,7 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
         "generate": generations,
         "filter": filtered,
         "dedupe": distinct,
+        "decontaminate": removed,
         "export": dataset,
     }
     return task(write_results, "report")(study, steps, made, trained, scored)

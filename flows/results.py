@@ -61,7 +61,7 @@ def collect_results(
         "corpus": {**steps["ingest"].summary, **steps["chunk"].summary},
         "generator": generator_facts(study, model),
         "student": {"model": model.name, "revision": model.revision},
-        "templates": funnel(steps["generate"], steps["filter"], steps["dedupe"]),
+        "templates": funnel(*(steps[name] for name in ("generate", "filter", "dedupe", "decontaminate"))),
         "models": models,
         "comparisons": _comparisons(models, scored),
         "questions": _questions(scored),
@@ -133,6 +133,8 @@ def _samples(step: Step, name: str = "samples.jsonl") -> list[dict[str, Any]]:
 def _examples(steps: dict[str, Step]) -> list[dict[str, Any]]:
     """Some generated texts, evenly spread over the templates, each with its document and span."""
     texts = pl.read_parquet(steps["dedupe"].folder / "distinct.parquet").sort("template", "id")
+    removed = pl.read_parquet(steps["decontaminate"].folder / "removed.parquet")
+    texts = texts.join(removed, on="id", how="anti", maintain_order="left")
     chunks = pl.read_parquet(steps["chunk"].folder / "chunks.parquet").select(
         "chunk_id", "document_id", "start", "end"
     )

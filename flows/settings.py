@@ -38,6 +38,7 @@ class Study(BaseModel):
     generate: GenerateSettings = GenerateSettings()
     filter: FilterSettings = FilterSettings()
     dedupe: DedupeSettings = DedupeSettings()
+    decontaminate: bool = Field(True, description="keep what the evaluation asks out of the data set")
     export: ExportSettings = ExportSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

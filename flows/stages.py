@@ -23,7 +23,7 @@ from active_reading.augment.funnel import (
 )
 from active_reading.augment.identity import content_hash
 from active_reading.augment.ingest import find_files, read_documents
-from active_reading.eval.questions import Question, check_lengths, read_questions
+from active_reading.eval.questions import Question, check_lengths, evaluation_texts, read_questions
 from active_reading.flows.models import ResolvedModel, resolve_model
 from active_reading.flows.progress import Progress
 from active_reading.flows.settings import Study
@@ -38,7 +38,8 @@ VERSIONS = {
     "generate": 3,
     "filter": 3,
     "dedupe": 1,
-    "export": 1,
+    "decontaminate": 1,
+    "export": 2,
     "train": 2,
     "evaluate": 2,
 }
@@ -167,7 +168,64 @@ def dedupe(study: Study, filtered: Step) -> Step:
     return _step(study, "dedupe", study.dedupe.model_dump(), {"kept": filtered.digest}, build)
 
 
-def export(study: Study, documents: Step, chunks: Step, generations: Step, filtered: Step, distinct: Step) -> Step:
+def decontaminate(study: Study, chunks: Step, distinct: Step) -> Step:
+    """List the chunks and texts that hold what the evaluation asks: the data set is made without them.
+
+    After dedupe, so that no near copy takes the place of a text that falls.
+    """
+    evaluation = evaluation_texts(study.evaluate.questions) if study.decontaminate else {}
+
+    def build(folder: Path) -> dict[str, Any]:
+        from active_reading.augment.decontaminate import mark_contaminated
+
+        asked = pl.DataFrame(
+            [(name, text, False) for name, texts in evaluation.items() for text in texts],
+            schema={"set": pl.String, "text": pl.String, "whole": pl.Boolean},
+            orient="row",
+        )
+        sources = _read(chunks, "chunks").select(pl.col("chunk_id").alias("id"), "text", template=pl.lit("chunk"))
+        written = _read(distinct, "distinct").select("id", "text", "template").cast(pl.String)
+        marked = [
+            mark_contaminated(sources, asked.with_columns(whole=pl.col("set") == "gold")),
+            mark_contaminated(written, asked),
+        ]
+        fallen, removed = (rows.filter(pl.col("ngram").is_not_null()) for rows in marked)
+        if 0 < fallen.height == sources.height:
+            raise ValueError(
+                "every chunk of the documents holds a text of the evaluation, and none is left to learn: "
+                "remove the questions from the documents, or set decontaminate=false"
+            )
+        if fallen.height:
+            logger.warning(
+                "decontaminate: %d of %d chunks hold a text of the evaluation and are left out (%s)",
+                fallen.height,
+                sources.height,
+                folder / "removed.parquet",
+            )
+        columns = ["id", "template", "evaluation_set", "evaluation_text", "ngram"]
+        pl.concat([fallen, removed], how="diagonal").select(columns).write_parquet(folder / "removed.parquet")
+        return {
+            name: {
+                "texts": len(texts),
+                "removed": removed.filter(evaluation_set=name).height,
+                "removed_chunks": fallen.filter(evaluation_set=name).height,
+            }
+            for name, texts in evaluation.items()
+        }
+
+    inputs = {"chunks": chunks.digest, "distinct": distinct.digest, "evaluation": content_hash(evaluation)}
+    return _step(study, "decontaminate", {"decontaminate": study.decontaminate}, inputs, build)
+
+
+def export(
+    study: Study,
+    documents: Step,
+    chunks: Step,
+    generations: Step,
+    filtered: Step,
+    distinct: Step,
+    decontaminated: Step,
+) -> Step:
     """Write the data set and its card."""
     model = resolve_model(study.model)
 
@@ -176,16 +234,21 @@ def export(study: Study, documents: Step, chunks: Step, generations: Step, filte
         from active_reading.train.load import load_tokenizer
 
         rows = build_rows(
-            _with_titles(chunks, documents), _read(distinct, "distinct"), load_tokenizer(model.folder)
+            _with_titles(chunks, documents),
+            _read(distinct, "distinct"),
+            _read(decontaminated, "removed"),
+            load_tokenizer(model.folder),
         )
-        lines = funnel(generations, filtered, distinct)
+        lines = funnel(generations, filtered, distinct, decontaminated)
         sources = {name: template.source for name, template in _templates(study).items()}
-        write_dataset(
-            rows, make_card(study.name, rows, lines, generator_facts(study, model), sources, study.export), folder
-        )
-        return {"rows": rows.height, "tokens": int(rows["num_tokens"].sum())}
+        checked = decontaminated.summary if study.decontaminate else None
+        facts = generator_facts(study, model)
+        write_dataset(rows, make_card(study.name, rows, lines, facts, sources, study.export, checked), folder)
+        content = {path.name: _data_hash(path) for path in (folder / "data").iterdir()}
+        return {"rows": rows.height, "tokens": int(rows["num_tokens"].sum()), "content": content}
 
-    inputs = {step.folder.name: step.digest for step in (documents, chunks, generations, filtered, distinct)}
+    steps = (documents, chunks, generations, filtered, distinct, decontaminated)
+    inputs = {step.folder.name: step.digest for step in steps}
     return _step(study, "export", study.export.model_dump(), inputs, build)
 
 
@@ -209,7 +272,8 @@ def train(study: Study, dataset: Step, data: str, variant: Variant) -> Step:
     settings |= {"method": method, "data": data, "learning_rate": getattr(chosen.learning_rates, method)}
     if method != "full":
         settings[method] = getattr(chosen, method).model_dump()
-    inputs = {"dataset": dataset.digest, "model": model.revision}
+    # The rows alone: what the card says (of the evaluation, too) makes no other model.
+    inputs = {"dataset": dataset.summary["content"][part], "model": model.revision}
     if chosen.background:
         inputs["background"] = file_hash(Path(chosen.background))
     return _step(study, "train", settings, inputs, build, label=f"train-{name}", resumable=True)
@@ -247,11 +311,12 @@ def generator_facts(study: Study, model: ResolvedModel) -> dict[str, Any]:
     return {"model": model.name, "revision": model.revision, **sampling}
 
 
-def funnel(generations: Step, filtered: Step, distinct: Step) -> list[dict[str, Any]]:
-    """Counts and drop reasons per template, from the files of the three steps."""
+def funnel(generations: Step, filtered: Step, distinct: Step, decontaminated: Step) -> list[dict[str, Any]]:
+    """Counts and drop reasons per template, from the files of the four steps."""
     texts = _together(_read(filtered, "kept"), _read(filtered, "dropped"))
     marked = _together(_read(distinct, "distinct"), _read(distinct, "dropped"))
-    return build_funnel(_read(generations, "generations"), texts, marked)
+    removed = _read(decontaminated, "removed").join(marked, on="id", how="semi")  # chunks are no texts of ours
+    return build_funnel(_read(generations, "generations"), texts, marked, removed)
 
 
 def check_study(study: Study) -> ResolvedModel:
@@ -261,6 +326,7 @@ def check_study(study: Study) -> ResolvedModel:
     from active_reading.augment.generate import ModelIdentity, Planner
 
     Planner(study.generate, ModelIdentity("", ""))
+    evaluation_texts(study.evaluate.questions)
     questions = read_questions(Path(study.evaluate.questions)) if study.evaluate.questions else []
     if study.train.background:
         from active_reading.train.generic_text import read_background
@@ -296,6 +362,10 @@ def _templates(study: Study) -> dict[str, Template]:
 
 def _read(step: Step, name: str) -> pl.DataFrame:
     return pl.read_parquet(step.folder / f"{name}.parquet")
+
+
+def _data_hash(folder: Path) -> str:
+    return content_hash([file_hash(path) for path in sorted(folder.iterdir())])
 
 
 def _with_titles(chunks: Step, documents: Step) -> pl.DataFrame:

@@ -1,7 +1,8 @@
 """The real thing, small: documents in, report out, with the real vLLM, the real default model and the real flow.
 
 Seams covered: the installed command -> Prefect flow and tasks -> the model's conversion -> vLLM in process ->
-ledger -> filter, dedupe, data set -> memory training -> evaluation -> report; then a second run that reuses all.
+ledger -> filter, dedupe, decontamination, data set -> memory training -> evaluation -> report; then a second
+run that reuses all.
 Not covered: whether the model learns anything from so little; full finetuning and LoRA.
 """
 
@@ -105,6 +106,6 @@ def test_the_whole_job_runs_on_the_real_engine_and_a_second_run_reuses_all_of_it
 
     before = written(project)
     again = run(project)
-    assert again.count("already done") == 6 + 1 + 2
+    assert again.count("already done") == 7 + 1 + 2
     assert "started" not in again
     assert written(project) == before

@@ -44,6 +44,8 @@ DISTINCT = pl.DataFrame(
         ],
     }
 )
+REMOVED = pl.DataFrame({"id": ["c2", "t3"], "ngram": ["where is the owl", "where is the owl"]})
+CHECKED = {"gold": {"texts": 7, "removed": 1, "removed_chunks": 2}}
 FUNNEL = [
     {"template": "paraphrase", "planned": 6, "accepted": 4, "rejected": 1, "failed": 1, "texts": 6, "kept": 3}
     | {"distinct": 2, "tokens": 310, "dropped": {"truncated": 1, "failed": 1, "copy": 1, "duplicate": 1}},
@@ -77,19 +79,19 @@ def offline(monkeypatch, tmp_path):
 
 def card(rows: pl.DataFrame, **settings: Any) -> str:
     sources = {name: load_template(name).source for name in ("paraphrase", "questions")}
-    return make_card("A study: 1", rows, FUNNEL, GENERATOR, sources, ExportSettings(**settings))
+    return make_card("A study: 1", rows, FUNNEL, GENERATOR, sources, ExportSettings(**settings), CHECKED)
 
 
 @pytest.fixture
 def exported(tmp_path, tokenizer) -> tuple[pl.DataFrame, Path]:
-    rows = build_rows(CHUNKS, DISTINCT, tokenizer)
+    rows = build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer)
     folder = tmp_path / "dataset"
     write_dataset(rows, card(rows), folder)
     return rows, folder
 
 
 def test_rows_are_the_chunks_and_then_the_generated_texts_each_with_its_origin(tokenizer):
-    rows = build_rows(CHUNKS, DISTINCT, tokenizer)
+    rows = build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer)
     assert tuple(rows.columns) == COLUMNS
     assert rows.select("id", "document_id", "chunk_id", "source", "template", "strategy").rows() == [
         ("c1", "d1", "c1", "owl.md", "chunk", None),
@@ -103,7 +105,7 @@ def test_rows_are_the_chunks_and_then_the_generated_texts_each_with_its_origin(t
 
 
 def test_the_token_counts_are_those_of_the_tokenizer_without_its_special_tokens(tokenizer):
-    rows = build_rows(CHUNKS, DISTINCT, tokenizer)
+    rows = build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer)
     assert rows["num_tokens"].to_list() == [6, 7, 3, 6, 10, 4]
     assert len(tokenizer("owl")["input_ids"]) == 2
     assert rows.schema["num_tokens"] == pl.Int32
@@ -118,9 +120,9 @@ UNTYPED = {"id": [], "chunk_id": [], "template": [], "strategy": [], "text": []}
     ids=["no text", "no text and no types", "no strategy"],
 )
 def test_columns_without_any_value_keep_the_types_of_the_data_set(tokenizer, distinct):
-    rows = build_rows(CHUNKS, distinct, tokenizer)
+    rows = build_rows(CHUNKS, distinct, REMOVED.clear(), tokenizer)
     assert rows.height == 3 + distinct.height
-    assert rows.schema == build_rows(CHUNKS, DISTINCT, tokenizer).schema
+    assert rows.schema == build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer).schema
 
 
 def test_load_dataset_opens_the_folder_and_its_default_is_the_text_config(exported, offline):
@@ -160,7 +162,7 @@ def test_other_files_beside_the_data_do_not_disturb(exported, offline):
 
 
 def test_a_data_set_without_any_generated_text_opens_too(tmp_path, tokenizer, offline):
-    rows = build_rows(CHUNKS, DISTINCT.clear(), tokenizer)
+    rows = build_rows(CHUNKS, DISTINCT.clear(), REMOVED.clear(), tokenizer)
     write_dataset(rows, card(rows), tmp_path / "dataset")
     loaded = datasets.load_dataset(str(tmp_path / "dataset"), split="train", cache_dir=offline)
     assert loaded.to_list() == rows.rows(named=True)
@@ -185,7 +187,7 @@ def test_the_header_of_the_card_is_what_the_hub_reads(exported):
 
 
 def test_the_licence_is_stated_where_it_is_given_and_never_assumed(tokenizer):
-    rows = build_rows(CHUNKS, DISTINCT, tokenizer)
+    rows = build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer)
     assert "license" not in DatasetCard(card(rows)).data.to_dict()
     assert "Licence: not stated; it follows the documents." in card(rows)
     stated = card(rows, license="cc-by-4.0")
@@ -194,12 +196,12 @@ def test_the_licence_is_stated_where_it_is_given_and_never_assumed(tokenizer):
 
 
 def test_a_language_that_yaml_could_take_for_something_else_stays_a_language(tokenizer):
-    rows = build_rows(CHUNKS, DISTINCT, tokenizer)
+    rows = build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer)
     assert DatasetCard(card(rows, language="no")).data.language == "no"
 
 
 def test_the_card_says_how_much_there_is(tokenizer):
-    text = card(build_rows(CHUNKS, DISTINCT, tokenizer))
+    text = card(build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer))
     assert "3 chunks of 2 documents, and 3 texts that a language model wrote about them (36 tokens in all)" in text
     assert "| template | planned | accepted | texts | kept | distinct | tokens |\n| --- | --- |" in text
     assert "| paraphrase | 6 | 4 | 6 | 3 | 2 | 310 |\n| questions | 3 | 3 | 9 | 9 | 9 | 120 |\n" in text
@@ -208,14 +210,14 @@ def test_the_card_says_how_much_there_is(tokenizer):
 
 
 def test_the_card_says_when_nothing_was_dropped(tokenizer):
-    rows = build_rows(CHUNKS, DISTINCT, tokenizer)
-    text = make_card("A study", rows, FUNNEL[1:], GENERATOR, {}, ExportSettings())
+    rows = build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer)
+    text = make_card("A study", rows, FUNNEL[1:], GENERATOR, {}, ExportSettings(), CHECKED)
     assert "Nothing was dropped." in text
     assert "Dropped, by reason" not in text
 
 
 def test_the_card_names_the_model_the_sampling_and_every_template_in_full(tokenizer):
-    text = card(build_rows(CHUNKS, DISTINCT, tokenizer))
+    text = card(build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer))
     for name, value in GENERATOR.items():
         assert f"\n- {name}: {value}\n" in text
     for name in ("paraphrase", "questions"):
@@ -224,7 +226,26 @@ def test_the_card_names_the_model_the_sampling_and_every_template_in_full(tokeni
 
 @pytest.mark.parametrize("title", ["A study: 1", "no", "- [x] \"quoted\" 'twice'", "\u00c9lodie \U0001f989", "# 1"])
 def test_every_title_gives_a_card_whose_header_can_be_read(tokenizer, title):
-    rows = build_rows(CHUNKS, DISTINCT, tokenizer)
-    text = make_card(title, rows, FUNNEL, GENERATOR, {}, ExportSettings())
+    rows = build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer)
+    text = make_card(title, rows, FUNNEL, GENERATOR, {}, ExportSettings(), CHECKED)
     assert DatasetCard(text).data.pretty_name == title
     assert f"\n# {title}\n" in text
+
+
+def test_what_decontamination_removed_is_in_no_config_but_its_chunk_stays_the_origin_of_other_texts(
+    tmp_path, tokenizer
+):
+    rows = build_rows(CHUNKS, DISTINCT, REMOVED, tokenizer)
+    assert rows["id"].to_list() == ["c1", "c3", "t1", "t2"]
+    texts_of_a_removed_chunk = build_rows(CHUNKS, DISTINCT, pl.DataFrame({"id": ["c1"]}), tokenizer)
+    assert texts_of_a_removed_chunk["id"].to_list() == ["c2", "c3", "t1", "t2", "t3"]
+    write_dataset(rows, card(rows), tmp_path)
+    assert pl.read_parquet(tmp_path / "data/chunks/*.parquet")["id"].to_list() == ["c1", "c3"]
+
+
+def test_the_card_says_what_was_checked_and_removed_and_when_nothing_was_checked(tokenizer):
+    rows = build_rows(CHUNKS, DISTINCT, REMOVED, tokenizer)
+    assert "## Decontamination\n\nRemoved is every text with 13 words in a row" in card(rows)
+    assert "chunks removed |\n| --- | --- | --- | --- |\n| gold | 7 | 1 | 2 |\n" in card(rows)
+    off = make_card("A study", rows, FUNNEL, GENERATOR, {}, ExportSettings(), None)
+    assert "## Decontamination\n\nOff: texts may hold questions" in off

@@ -95,6 +95,7 @@ def test_each_template_has_a_line_in_the_order_of_first_use():
         ("questions", None),
         ("questions", None),
         ("questions", None),
+        ("questions", None),
         ("questions", "truncated"),
         ("questions", "ungrounded"),
         ("questions", "ungrounded"),
@@ -102,14 +103,20 @@ def test_each_template_has_a_line_in_the_order_of_first_use():
         ("paraphrase", "failed"),
     )
     marked = texts(
-        "duplicate_of", ("questions", None), ("questions", "t1"), ("questions", "t1"), ("paraphrase", None)
+        "duplicate_of",
+        ("questions", None),
+        ("questions", None),
+        ("questions", "t1"),
+        ("questions", "t1"),
+        ("paraphrase", None),
     )
+    removed = texts("ngram", ("questions", "who is the owl"))
     counts = {"planned": 2, "accepted": 1, "rejected": 0, "failed": 0}
-    assert build_funnel(generations, filtered, marked) == [
+    assert build_funnel(generations, filtered, marked, removed) == [
         {"template": "questions"}
         | counts
-        | {"rejected": 1, "texts": 6, "kept": 3, "distinct": 1, "tokens": 94}
-        | {"dropped": {"truncated": 1, "ungrounded": 2, "duplicate": 2}},
+        | {"rejected": 1, "texts": 7, "kept": 4, "distinct": 1, "tokens": 94}
+        | {"dropped": {"truncated": 1, "ungrounded": 2, "duplicate": 2, "contaminated": 1}},
         {"template": "paraphrase"}
         | counts
         | {"failed": 1, "texts": 2, "kept": 1, "distinct": 1, "tokens": 5, "dropped": {"failed": 1}},
@@ -117,13 +124,15 @@ def test_each_template_has_a_line_in_the_order_of_first_use():
         | counts
         | {"planned": 1, "texts": 0, "kept": 0, "distinct": 0, "tokens": 8, "dropped": {}},
     ]
-    assert [line["texts"] - line["distinct"] for line in build_funnel(generations, filtered, marked)] == [
-        sum(line["dropped"].values()) for line in build_funnel(generations, filtered, marked)
+    assert [line["texts"] - line["distinct"] for line in build_funnel(generations, filtered, marked, removed)] == [
+        sum(line["dropped"].values()) for line in build_funnel(generations, filtered, marked, removed)
     ]
 
 
 def test_no_request_gives_no_line_and_all_rows_dropped_still_count():
-    assert build_funnel(requests(), texts("reason"), texts("duplicate_of")) == []
+    assert build_funnel(requests(), texts("reason"), texts("duplicate_of"), texts("ngram")) == []
     generations = requests(("paraphrase", "The owl.", "stop", None, 5))
-    (line,) = build_funnel(generations, texts("reason", ("paraphrase", "copy")), texts("duplicate_of"))
+    (line,) = build_funnel(
+        generations, texts("reason", ("paraphrase", "copy")), texts("duplicate_of"), texts("ngram")
+    )
     assert (line["texts"], line["kept"], line["distinct"], line["dropped"]) == (1, 0, 0, {"copy": 1})

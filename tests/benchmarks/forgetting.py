@@ -32,9 +32,8 @@ from invented import invented_corpora
 
 from active_reading.augment.identity import content_hash
 from active_reading.eval.answers import ClosedBook, text_nll
-from active_reading.eval.evaluate import docstrings
 from active_reading.eval.matched import best_learned, least_lost, lost_at, ratio_interval
-from active_reading.eval.questions import Question, few_shot_examples, read_questions
+from active_reading.eval.questions import Question, docstrings, few_shot_examples, read_questions
 from active_reading.eval.scores import f1, mean_and_error
 from active_reading.flows.models import resolve_model
 from active_reading.flows.pipeline import run_plain

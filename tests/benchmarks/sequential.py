@@ -27,8 +27,7 @@ from invented import Corpus, invented_corpora
 
 from active_reading.augment.identity import content_hash
 from active_reading.eval.answers import ClosedBook, text_nll
-from active_reading.eval.evaluate import docstrings
-from active_reading.eval.questions import few_shot_examples
+from active_reading.eval.questions import docstrings, few_shot_examples
 from active_reading.eval.scores import f1
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import DEFAULT_MODEL

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from active_reading.eval.evaluate import docstrings, evaluate_model
-from active_reading.eval.questions import general_questions, general_text
+from active_reading.eval.evaluate import evaluate_model
+from active_reading.eval.questions import docstrings, general_questions, general_text
 from active_reading.eval.settings import EvaluateSettings
 
 GOLD = [

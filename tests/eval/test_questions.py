@@ -8,6 +8,8 @@ import pytest
 from active_reading.eval.questions import (
     Question,
     check_lengths,
+    docstrings,
+    evaluation_texts,
     few_shot_examples,
     general_questions,
     general_text,
@@ -215,3 +217,15 @@ def test_json_that_is_not_squads_is_refused_with_both_formats(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match=r"gold.json: a .json file needs SQuAD's format, .* JSON lines .jsonl"):
         read_questions(path)
+
+
+def test_the_texts_of_an_evaluation_are_all_its_sets_in_full(tmp_path):
+    texts = evaluation_texts(str(write(tmp_path, GOOD)))
+    assert texts["gold"] == ["Who?"]
+    assert texts["general_questions"] == [item.question for item in general_questions()]
+    assert texts["few_shot"] == [item.question for item in few_shot_examples()]
+    assert (texts["general_text"], texts["docstrings"]) == (general_text(), docstrings())
+
+
+def test_without_gold_questions_the_other_sets_are_left():
+    assert evaluation_texts(None).keys() == {"general_questions", "few_shot", "general_text", "docstrings"}

@@ -1,8 +1,8 @@
 """The whole loop on three small documents with the echo engine and a tiny random model, and what a rerun costs.
 
-Seams covered: corpus -> chunks -> ledger -> filter -> dedupe -> data set -> six trainings -> seven evaluations
--> report, all through files; the addresses of steps; the ledger shared by runs. Not covered: a real generator
-(test_end_to_end.py).
+Seams covered: corpus -> chunks -> ledger -> filter -> dedupe -> decontamination -> data set -> six trainings
+-> seven evaluations -> report, all through files; the addresses of steps; the ledger shared by runs. Not covered:
+a real generator (test_end_to_end.py).
 """
 
 import json
@@ -158,8 +158,8 @@ def test_the_report_shows_questions_answers_and_examples(finished):
     for example in results["examples"]:
         assert example["document_text"] == DOCUMENTS[example["source"]]
     names = [stage["name"] for stage in results["stages"]]
-    assert names[:6] == ["ingest", "chunk", "generate", "filter", "dedupe", "export"]
-    assert {"train naive-full", "evaluate base"} <= set(names[6:])
+    assert names[:7] == ["ingest", "chunk", "generate", "filter", "dedupe", "decontaminate", "export"]
+    assert {"train naive-full", "evaluate base"} <= set(names[7:])
 
 
 def test_every_model_is_compared_with_the_base_item_by_item(finished):
@@ -183,7 +183,7 @@ def test_a_second_run_makes_nothing_again_wherever_the_folder_lies(project, tiny
     before, numbers = times(project), results_of(project)
     run_plain(study_in(project, tiny_model), "report")
     assert times(project) == before
-    assert sum("already done" in line for line in caplog.messages) == 6 + 6 + 7
+    assert sum("already done" in line for line in caplog.messages) == 7 + 6 + 7
     again = results_of(project)
     assert {**again, "created": None} == {**numbers, "created": None}
 
@@ -225,12 +225,82 @@ def test_another_learning_rate_trains_only_that_method_again(project, tiny_model
     assert made == {"train-naive-lora", "train-augmented-lora"}
 
 
-def test_other_gold_questions_only_evaluate_again(project, tiny_model):
+def ask(folder: Path, *questions: str) -> None:
+    """Other gold questions."""
+    lines = [json.dumps({"question": question, "answers": ["Pellamire"]}) + "\n" for question in questions]
+    (folder / "gold.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def made_since(folder: Path, before: set[str]) -> set[str]:
+    return {Path(name).parts[1].rpartition("-")[0] for name in set(times(folder)) - before}
+
+
+def test_other_gold_questions_that_no_text_holds_train_nothing_again(project, tiny_model, monkeypatch):
+    """The texts are checked against them, and the card says against how many; the rows stay as they are."""
+    monkeypatch.setattr("active_reading.augment.generate.make_engine", no_engine)
+    monkeypatch.setattr("active_reading.train.trainer.train_model", no_engine)
     before = set(times(project))
-    (project / "gold.jsonl").write_text(json.dumps(GOLD[0]) + "\n", encoding="utf-8")
-    run_plain(study_in(project, tiny_model, "train.methods=[full]", "train.data=[naive]"), "evaluate")
-    made = {Path(name).parts[1].rpartition("-")[0] for name in set(times(project)) - before}
-    assert made == {"evaluate-base", "evaluate-naive-full"}
+    ask(project, GOLD[0]["question"])
+    run_plain(study_in(project, tiny_model, "train.methods=[full]"), "evaluate")
+    evaluated = {f"evaluate-{name}" for name in ("base", "naive-full", "augmented-full")}
+    assert made_since(project, before) == {"decontaminate", "export"} | evaluated
+
+
+def test_a_gold_question_that_a_generated_text_holds_trains_again_on_the_augmented_data_alone(
+    project, tiny_model, monkeypatch
+):
+    monkeypatch.setattr("active_reading.augment.generate.make_engine", no_engine)
+    before = set(times(project))
+    text = pl.read_parquet(only(project, "dedupe-*/distinct.parquet")).row(0, named=True)
+    ask(project, text["text"])
+    run_plain(study_in(project, tiny_model, "train.methods=[full]"), "train")
+    assert made_since(project, before) == {"decontaminate", "export", "train-augmented-full"}
+    removed = pl.read_parquet(project / "out" / "decontaminate-*" / "removed.parquet")
+    assert text["id"] in removed["id"].to_list()
+
+
+FAQ = "Many visitors ask us: where was ORSELLA Vantrill\nborn?! She was born in Pellamire by the river.\n"
+
+
+def test_a_chunk_that_asks_a_gold_question_is_left_out_counted_and_told(tiny_model, tmp_path, caplog):
+    folder = write_project(tmp_path)
+    (folder / "documents" / "faq.md").write_text(FAQ, encoding="utf-8")
+    dataset = run_plain(study_in(folder, tiny_model), "export")
+    rows = pl.read_parquet(dataset / "data/text/*.parquet")
+    assert rows.filter(pl.col("text").str.contains("(?i)where was ORSELLA")).is_empty()
+    assert not rows.filter(pl.col("source") != "faq.md").is_empty()
+    assert "faq.md" not in set(pl.read_parquet(dataset / "data/chunks/*.parquet")["source"])
+    removed = pl.read_parquet(only(folder, "decontaminate-*/removed.parquet")).filter(template="chunk")
+    assert removed.select("evaluation_set", "evaluation_text", "ngram").rows() == [
+        ("gold", "Where was Orsella Vantrill born?", "where was orsella vantrill born")
+    ]
+    assert any("1 of" in line and "hold a text of the evaluation" in line for line in caplog.messages)
+    summary = read_step(only(folder, "decontaminate-*")).summary["gold"]
+    assert (summary["texts"], summary["removed_chunks"]) == (2, 1)
+    assert f"| gold | 2 | {summary['removed']} | 1 |" in (dataset / "README.md").read_text(encoding="utf-8")
+
+    kept = run_plain(study_in(folder, tiny_model, "decontaminate=false"), "export")
+    assert "faq.md" in set(pl.read_parquet(kept / "data/chunks/*.parquet")["source"])
+    assert "Off: texts may hold" in (kept / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_chunk_may_quote_a_gold_question_in_part(tiny_model, tmp_path):
+    folder = write_project(tmp_path)
+    quoted = " ".join(DOCUMENTS["kettle.txt"].split()[:14])
+    ask(folder, f"Is it true that {quoted}?")
+    decontaminated = run_plain(study_in(folder, tiny_model), "decontaminate")
+    assert any(quoted in text for text in pl.read_parquet(only(folder, "chunk-*/chunks.parquet"))["text"])
+    assert "chunk" not in set(pl.read_parquet(decontaminated / "removed.parquet")["template"])
+
+
+def test_documents_that_are_all_evaluation_are_refused_in_one_line(tiny_model, tmp_path):
+    folder = write_project(tmp_path)
+    shutil.rmtree(folder / "documents")
+    (folder / "documents").mkdir()
+    (folder / "documents" / "faq.md").write_text(FAQ, encoding="utf-8")
+    with pytest.raises(ValueError, match="every chunk of the documents holds a text of the evaluation") as error:
+        run_plain(study_in(folder, tiny_model), "export")
+    assert "\n" not in str(error.value)
 
 
 def test_the_batch_size_of_the_evaluation_changes_no_address(project, tiny_model, monkeypatch):
@@ -247,7 +317,18 @@ def test_a_renamed_document_is_filtered_again_because_its_title_is_evidence(proj
 
 
 @pytest.mark.parametrize(
-    "stage", ["ingest", "chunk", "generate", "filter", "dedupe", "export", "train-naive-memory", "evaluate-base"]
+    "stage",
+    [
+        "ingest",
+        "chunk",
+        "generate",
+        "filter",
+        "dedupe",
+        "decontaminate",
+        "export",
+        "train-naive-memory",
+        "evaluate-base",
+    ],
 )
 def test_a_damaged_step_is_made_again_and_what_follows_is_reused(project, tiny_model, stage):
     before = times(project)

@@ -244,3 +244,12 @@ def test_no_setting_is_named_like_a_method_of_a_dict():
                 yield from fields(field.annotation)
 
     assert not set(fields(Study)) & set(dir(dict))
+
+
+def test_decontamination_is_on_unless_said_otherwise_and_nothing_but_yes_or_no(tmp_path):
+    assert load_study(write(tmp_path, "corpus: {path: x}"), []).decontaminate is True
+    assert load_study(write(tmp_path, "corpus: {path: x}"), ["decontaminate=false"]).decontaminate is False
+    assert "decontaminate=" in complaint(tmp_path, "corpus: {path: x}\ndecontaminate: gold")
+    assert "unknown key 'decontaminat', did you mean 'decontaminate'?" in complaint(
+        tmp_path, "corpus: {path: x}\ndecontaminat: true"
+    )

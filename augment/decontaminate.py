@@ -1,0 +1,65 @@
+"""Decontaminate: training texts -> the same, marked where they hold what the evaluation asks.
+
+A text is contaminated when it holds NGRAM_WORDS words in a row of an evaluation text, or all words of a shorter
+one. Words are compared in Unicode NFKC and one case, without punctuation, white space and invisible characters.
+Scripts that are written without spaces count each character as a word.
+The documents themselves may be learned, and the questions that are asked about them quote them: of such a
+question only the whole, word for word, contaminates a document's chunk (`whole`).
+NOT covered: a question put in other words; letters of one script that look like those of another; evaluation
+texts without a letter or digit, which match nothing.
+"""
+
+import polars as pl
+
+NGRAM_WORDS = 13  # as GPT-3 was checked: Brown et al. 2020, https://arxiv.org/abs/2005.14165, appendix C
+WITHOUT_SPACES = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
+MARKS = ("evaluation_set", "evaluation_text", "ngram")
+
+
+def mark_contaminated(texts: pl.DataFrame, evaluation: pl.DataFrame) -> pl.DataFrame:
+    """`texts` with `evaluation_set`, `evaluation_text` and `ngram`, the words found; all null on the clean.
+
+    `texts` has `id` and `text`; `evaluation` has `set`, `text` and `whole` (only all of it counts). Row order is
+    kept. A text that holds several is told of the first; an n-gram of several is told as the first one's.
+    """
+    texts = texts.cast({"text": pl.String})  # a column without any value has no type of its own
+    runs = _runs(evaluation)
+    # One pass of an automaton over each text, however many runs there are (Aho and Corasick).
+    found = normalized(pl.col("text")).str.extract_many(runs["ngram"].implode()).list.first()
+    marked = texts.with_columns(found.alias("ngram")).join(runs, on="ngram", how="left", maintain_order="left")
+    return marked.select(*texts.columns, *MARKS[:2], pl.col("ngram").str.strip_chars())
+
+
+def normalized(text: pl.Expr) -> pl.Expr:
+    """The words of a text in one case, with one space before, between and after them."""
+    # Upper before lower case: the two together fold what lower case alone keeps apart (as in STRASSE).
+    folded = text.str.normalize("NFKC").str.replace_all(r"\p{Default_Ignorable_Code_Point}", "")
+    folded = folded.str.to_uppercase().str.to_lowercase().str.normalize("NFKC")
+    words = folded.str.replace_all(WITHOUT_SPACES, " $1 ").str.replace_all(r"[^\p{Alphabetic}\p{M}\p{N}]+", " ")
+    return pl.concat_str(pl.lit(" "), words.str.strip_chars(" "), pl.lit(" "))
+
+
+def _runs(evaluation: pl.DataFrame) -> pl.DataFrame:
+    """`ngram`, `evaluation_set`, `evaluation_text`: each run of words to look for once, in order."""
+    size = pl.col("words").list.len().cast(pl.Int64)
+    length = pl.when("whole").then(size).otherwise(pl.min_horizontal(size, NGRAM_WORDS))
+    return (
+        evaluation.select(
+            pl.col("set").cast(pl.String).alias("evaluation_set"),
+            pl.col("text").cast(pl.String).alias("evaluation_text"),
+            pl.col("whole").cast(pl.Boolean),
+            normalized(pl.col("text").cast(pl.String)).str.strip_chars().str.split(" ").alias("words"),
+        )
+        .filter(pl.col("words").list.first() != "")
+        .with_columns(length.alias("length"))
+        .with_columns(pl.int_ranges(0, size - pl.col("length") + 1).alias("start"))
+        .explode("start")
+        .select(
+            pl.concat_str(
+                pl.lit(" "), pl.col("words").list.slice("start", "length").list.join(" "), pl.lit(" ")
+            ).alias("ngram"),
+            "evaluation_set",
+            "evaluation_text",
+        )
+        .unique("ngram", keep="first", maintain_order=True)
+    )
