@@ -43,7 +43,7 @@ def curvature(background: Background, gradient_covariance: Tensor, rows: Tensor,
     Raises ValueError when the background has no reads, or none with a gradient.
     """
     if not len(background.slots):
-        raise ValueError("train.memory.update=natural: it is not known how generic text reads this memory")
+        raise ValueError("train.memory.update_rule=natural: it is not known how generic text reads this memory")
     reads = read_covariance(background, rows)
     # Over all slots, read or not: the mean does not depend on which rows were chosen.
     mean_square = background.weights.float().square().sum() / len(background.slots) / len(background.counts)
@@ -51,7 +51,7 @@ def curvature(background: Background, gradient_covariance: Tensor, rows: Tensor,
     gradients = gradient_covariance.clone()
     mean_gradient = gradients.diagonal().mean()
     if not mean_gradient > 0:
-        raise ValueError("train.memory.update=natural: generic text has no gradient at this memory")
+        raise ValueError("train.memory.update_rule=natural: generic text has no gradient at this memory")
     gradients.diagonal().add_(damping * mean_gradient)
     return Curvature(rows, _cholesky(reads), _cholesky(gradients))
 

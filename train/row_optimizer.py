@@ -24,7 +24,7 @@ def row_optimizer(
     The reads are given where the update is the natural gradient, which has to see all of the new text beforehand.
     """
     rate, memory = settings.learning_rates.memory, settings.memory
-    if memory.update != "natural":
+    if settings.memory.update_rule != "natural":
         return SparseRowOptimizer(adapter.tables, adapter.backgrounds, memory, rate, settings.seed), {}
     reads = _reads_of(model, adapter, tokenizer, settings, sequences)
     covariances = gradient_covariances(model, adapter, tokenizer, settings)
@@ -34,7 +34,7 @@ def row_optimizer(
         background = adapter.backgrounds[name]
         read, counts = slots.unique(return_counts=True)
         rows = best_slots(memory, read, counts, background, generator).sort().values
-        curvatures[name] = curvature(background, covariances[name], rows, memory.damping)
+        curvatures[name] = curvature(background, covariances[name], rows, settings.memory.damping)
         some = torch.linspace(0, len(slots) - 1, min(LEARNED_TOKENS, len(slots)), device=slots.device).long()
         learned[name] = slots[some], weights[some]
     return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, memory, rate, curvatures), learned

@@ -21,13 +21,13 @@ class MemorySettings(BaseModel):
     shared_values: bool = Field(False, description="one table of values that all layers read")
     codebooks: Literal["kmeans", "random"] = Field("kmeans", description="keys from data, or at random")
     slot_score: SlotScore = Field("tf_idf", description="which of the rows that new text reads may move")
-    update: Literal["natural", "row", "table"] = Field(
+    update_rule: Literal["natural", "row", "table"] = Field(
         "natural",
         description="natural: the best rows of all the new text, by the gradient over generic text's curvature; "
         "row, table: the best rows of each step's text, by the gradient over its RMS (of that row, or of all)",
     )
     top_t: int = Field(2000, ge=1, description="value rows per table that may move: at all (natural) or in a step")
-    damping: float = Field(0.1, gt=0, description="of update: natural, as a share of the mean curvature")
+    damping: float = Field(0.1, gt=0, description="of the rule natural, as a share of the mean curvature")
     protect_learned: bool = Field(True, description="count what was learned as background for what comes later")
     background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all that ship")
     warm_tokens: int = Field(
@@ -65,7 +65,7 @@ class LearningRates(BaseModel):
 
     full: float = Field(2e-5, gt=0)
     lora: float = Field(2e-4, gt=0)
-    memory: float = Field(0.01, gt=0, description="of update: natural; for row and table 0.05 to 0.2 is in order")
+    memory: float = Field(0.01, gt=0, description="of the rule natural; for row and table 0.05 to 0.2 is in order")
 
 
 class TrainSettings(BaseModel):

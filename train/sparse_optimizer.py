@@ -2,7 +2,7 @@
 
 `SparseRowOptimizer` chooses in each step the rows that score best, and moves each by `lr * gradient / running
 RMS`. Plain SGD, which the paper uses on a pretrained memory, hardly moves a fresh one, because the scale of its
-gradients is far from the weights'. The RMS is of that row's gradient (`update="row"`) or of all the rows that
+gradients is far from the weights'. The RMS is of that row's gradient (`update_rule="row"`) or of all the rows that
 move (`"table"`). `NaturalRowOptimizer` moves the same rows in every step, by their natural gradient.
 """
 
@@ -45,9 +45,9 @@ class SparseRowOptimizer(torch.optim.Optimizer):
         for table in tables.values():
             device = table.values.device
             self.state[table.values] = {
-                "mean_square": torch.zeros(table.num_slots if settings.update == "row" else 1, device=device),
+                "mean_square": torch.zeros(table.num_slots if settings.update_rule == "row" else 1, device=device),
                 "row_steps": torch.zeros(table.num_slots, device=device),
-                "norm_steps": torch.zeros(table.num_slots if settings.update == "row" else 1, device=device),
+                "norm_steps": torch.zeros(table.num_slots if settings.update_rule == "row" else 1, device=device),
             }
 
     @torch.no_grad()
@@ -75,7 +75,7 @@ class SparseRowOptimizer(torch.optim.Optimizer):
     def _direction(self, name: str, rows: Tensor, gradients: Tensor) -> Tensor:
         """(t, D) what to subtract, at a learning rate of 1."""
         square = gradients.square().mean(1)
-        if self.settings.update != "row":
+        if self.settings.update_rule != "row":
             rows, square = rows.new_zeros(1), square.mean(0, keepdim=True)
         return gradients / self._running_root(name, rows, square)[:, None]
 

@@ -25,7 +25,7 @@ def warm_memory(model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: Tr
     """
     sequences = tokenize(read_background(settings.background), tokenizer, settings.max_length)
     planned = plan_batches(sequences, settings.memory.warm_tokens, settings.batch_tokens, settings.seed)
-    every_row = settings.memory.model_copy(update={"slot_score": "all", "update": "row"})
+    every_row = settings.memory.model_copy(update={"slot_score": "all", "update_rule": "row"})
     optimizer = SparseRowOptimizer(
         adapter.tables, adapter.backgrounds, every_row, settings.memory.warm_rate, settings.seed
     )

@@ -101,8 +101,8 @@ def ablation_runs() -> list[Run]:
     changes += [{"memory.damping": damping} for damping in (0.01, 1.0)]
     changes += [{"memory.codebooks": "random"}, {"question_loss": "answer"}, {"kl_weight": 0.5}]
     runs = [Run("memory", 0.02, seed, change) for change in changes for seed in (0, 1)]
-    for update, rate in (("row", 0.1), ("table", 0.1)):
-        runs += [Run("memory", rate, seed, {"memory.update": update, "memory.top_t": 2000}) for seed in (0, 1)]
+    for rule, rate in (("row", 0.1), ("table", 0.1)):
+        runs += [Run("memory", rate, seed, {"memory.update_rule": rule, "memory.top_t": 2000}) for seed in (0, 1)]
     return runs
 
 

@@ -28,12 +28,14 @@ def random_memory(seed: int = 0, table: ValueTable | None = None) -> ProductKeyM
 
 
 def optimizer_for(
-    *memories: ProductKeyMemory, lr: float = 0.1, top_t: int = 3, update: str = "row", **how: Any
+    *memories: ProductKeyMemory, lr: float = 0.1, top_t: int = 3, update_rule: str = "row", **how: Any
 ) -> SparseRowOptimizer:
     """Of generic text's five batches, slot i is read by i modulo 5."""
     tables = {str(place): memory.table for place, memory in enumerate(memories)}
     backgrounds = {name: Background(torch.arange(SLOTS) % 5.0, 5) for name in tables}
-    learning = MemorySettings(layers=[0], num_keys=8, num_heads=2, top_k=4, top_t=top_t, update=update, **how)
+    learning = MemorySettings(
+        layers=[0], num_keys=8, num_heads=2, top_k=4, top_t=top_t, update_rule=update_rule, **how
+    )
     return SparseRowOptimizer(tables, backgrounds, learning, lr)
 
 
@@ -169,17 +171,17 @@ def test_every_memory_moves_its_own_rows_and_touched_rows_are_counted():
         assert len(rows) > 4, "the three batches read different slots"
 
 
-@pytest.mark.parametrize("update", ["row", "table"])
+@pytest.mark.parametrize("update_rule", ["row", "table"])
 @pytest.mark.parametrize("slot_score", ["tf_idf", "random"])
-def test_an_optimizer_that_gets_the_state_of_another_goes_on_as_that_one_would(update, slot_score):
+def test_an_optimizer_that_gets_the_state_of_another_goes_on_as_that_one_would(update_rule, slot_score):
     memory = random_memory()
-    optimizer = optimizer_for(memory, update=update, slot_score=slot_score)
+    optimizer = optimizer_for(memory, update_rule=update_rule, slot_score=slot_score)
     for seed in (1, 2):
         backward(memory, some_input(seed))
         optimizer.step()
     copied = random_memory()
     copied.table.load_state_dict(memory.table.state_dict())
-    other = optimizer_for(copied, update=update, slot_score=slot_score)
+    other = optimizer_for(copied, update_rule=update_rule, slot_score=slot_score)
     other.load_state_dict(deepcopy(optimizer.state_dict()))
     assert torch.equal(other.touched_rows()["0"], optimizer.touched_rows()["0"])
     assert len(other.touched_rows()["0"]) > 0
@@ -209,7 +211,7 @@ def test_a_table_of_two_memories_moves_by_the_sum_of_their_gradients():
 
 def test_the_norm_of_a_table_divides_all_its_rows_by_one_rms():
     memory, x = random_memory(), some_input()
-    optimizer = optimizer_for(memory, update="table", top_t=4)
+    optimizer = optimizer_for(memory, update_rule="table", top_t=4)
     average = 0.0
     for step in (1, 2):
         before, gradient = memory.table.values.detach().clone(), dense_gradient(memory, x)

@@ -259,7 +259,7 @@ HARD = {
     "kl_weight": 0.5,
     "replay_share": 0.3,
     "schedule": "cosine",
-    "memory": {"slot_score": "random", "update": "table", "shared_values": True, "top_t": 8},
+    "memory": {"slot_score": "random", "update_rule": "table", "shared_values": True, "top_t": 8},
 }
 
 
