@@ -261,7 +261,7 @@ def test_help_tells_every_command(call):
     code, output, _ = call("--help")
     assert code == 0
     for command in ("run", "demo", "schedule", *STAGES):
-        assert re.search(rf"^ +{command} ", output, re.MULTILINE), command
+        assert re.search(rf"^ +{command}\s", output, re.MULTILINE), command
 
 
 def test_an_unknown_command_is_exit_code_2(call):
