@@ -19,12 +19,7 @@ from active_reading.train.slots import count_background
 
 def prepare_memory(model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings) -> None:
     """Give fresh memories their keys, and count how generic text reads their slots."""
-    texts = read_background(settings.background, settings.memory.background_texts)
-    sequences = tokenize(texts, tokenizer, settings.max_length)
-    # Kinds of text are mixed, so that a slot that one kind always reads is in the count of every batch.
-    planned = mixed_batches(sequences, settings.batch_tokens, settings.seed)
-    batches = [collate(Batch(batch), tokenizer.pad_token_id) for batch in planned]
-    hidden = hidden_states(model, adapter, batches)
+    hidden = hidden_states(model, adapter, _generic_batches(tokenizer, settings))
     for layer, memory in adapter.memories.items():
         if settings.memory.codebooks == "kmeans":
             set_codebooks(memory, torch.cat(hidden[layer]), settings.seed)
@@ -39,15 +34,12 @@ def gradient_covariances(
     model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings
 ) -> dict[str, Tensor]:
     """Per table (D, D): mean product of the gradients that tokens of generic text have at the memory's output."""
-    texts = read_background(settings.background, settings.memory.background_texts)
-    batches = mixed_batches(tokenize(texts, tokenizer, settings.max_length), settings.batch_tokens, settings.seed)
     sums: dict[str, Tensor] = {}
     tokens = 0
-    for batch in batches:
-        collated = collate(Batch(batch), tokenizer.pad_token_id)
+    for batch in _generic_batches(tokenizer, settings):
         # The gradient of the sum over the tokens, not of their mean: a token's gradient is its own.
-        text_loss(model, collated | {"num_targets": 1}).backward()
-        tokens += int(collated["attention_mask"].sum())
+        text_loss(model, batch | {"num_targets": 1}).backward()
+        tokens += int(batch["attention_mask"].sum())
         for name, table in adapter.tables.items():
             for read in table.reads:
                 gradients = read.output_gradient.float()
@@ -56,6 +48,14 @@ def gradient_covariances(
                 sums[name] = sums.get(name, 0) + gradients.T @ gradients
             table.reads.clear()
     return {name: total / tokens for name, total in sums.items()}
+
+
+def _generic_batches(tokenizer: Any, settings: TrainSettings) -> list[dict[str, Any]]:
+    texts = read_background(settings.background, settings.memory.background_texts)
+    sequences = tokenize(texts, tokenizer, settings.max_length)
+    # Kinds of text are mixed, so that a slot that one kind always reads is in the count of every batch.
+    planned = mixed_batches(sequences, settings.batch_tokens, settings.seed)
+    return [collate(Batch(batch), tokenizer.pad_token_id) for batch in planned]
 
 
 def text_loss(model: Any, batch: dict[str, Any]) -> Tensor:
