@@ -40,7 +40,7 @@ VERSIONS = {
     "dedupe": 1,
     "decontaminate": 1,
     "export": 2,
-    "train": 2,
+    "train": 3,
     "evaluate": 2,
 }
 
@@ -264,7 +264,16 @@ def train(study: Study, dataset: Step, data: str, variant: Variant) -> Step:
         rows = pl.read_parquet(dataset.folder / "data" / part / "*.parquet")
         texts, chunks = rows["text"].to_list(), rows["chunk_id"].to_list()
         with Progress(f"train {name}") as progress:
-            return train_model(texts, str(model.folder), method, chosen, folder, progress, groups=chunks)
+            return train_model(
+                texts,
+                str(model.folder),
+                method,
+                chosen,
+                folder,
+                progress,
+                groups=chunks,
+                memories=study.root / "memories",
+            )
 
     chosen, method = variant.settings, variant.method
     apart = {"methods", "data", "learning_rates", "lora", "memory", "background", "checkpoint_steps", "sweep"}

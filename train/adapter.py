@@ -106,6 +106,7 @@ def memory_files(model: Any, base_model: str) -> AdapterFiles:
         background = adapter.backgrounds[name]
         tensors[f"{name}.background_counts"] = background.counts.clone()
         tensors[f"{name}.background_reads"] = pack_reads(background.slots, background.weights)
+        tensors[f"{name}.background_gradients"] = background.gradients.cpu()
     config = {
         "base_model": base_model,
         "base_hash": weights_hash(model),
@@ -127,16 +128,24 @@ def load_memory(model: Any, folder: Path) -> MemoryAdapter:
             f"and the weights of this {type(model).__name__} are others"
         )
     adapter = attach_memory(model, MemorySettings(**files.config["memory"]))
-    with torch.no_grad():
-        for layer, memory in adapter.memories.items():
-            for name in KEY_TENSORS:
-                getattr(memory, name).copy_(files.tensors[f"{layer}.{name}"])
-        for name, table in adapter.tables.items():
-            table.values[files.tensors[f"{name}.rows"]] = files.tensors[f"{name}.values"].to(table.values)
-            counts, batches = files.tensors[f"{name}.background_counts"], files.config["background_batches"][name]
-            reads = unpack_reads(files.tensors[f"{name}.background_reads"])
-            adapter.backgrounds[name] = Background(counts, batches, *reads)
+    fill_memory(adapter, files)
     return adapter
+
+
+@torch.no_grad()
+def fill_memory(adapter: MemoryAdapter, files: AdapterFiles) -> None:
+    """Give memories whose values are zero all that `files` has, of an adapter of the same shape."""
+    for layer, memory in adapter.memories.items():
+        for name in KEY_TENSORS:
+            getattr(memory, name).copy_(files.tensors[f"{layer}.{name}"])
+    for name, table in adapter.tables.items():
+        table.values[files.tensors[f"{name}.rows"]] = files.tensors[f"{name}.values"].to(table.values)
+        adapter.backgrounds[name] = Background(
+            files.tensors[f"{name}.background_counts"],
+            files.config["background_batches"][name],
+            *unpack_reads(files.tensors[f"{name}.background_reads"]),
+            files.tensors[f"{name}.background_gradients"],
+        )
 
 
 def _table_name(layer: int, settings: MemorySettings) -> str:

@@ -2,7 +2,8 @@
 
 Tensors: `{layer}.query_mean`, `{layer}.query_weight`, `{layer}.keys`; per table (a layer's name, or
 `shared`) `{table}.rows` (t,) ascending, `{table}.values` (t, D) of the rows that are not zero,
-`{table}.background_counts` (N,), and `{table}.background_reads` (M, 3R, see `pack_reads`), in ascending order.
+`{table}.background_counts` (N,), `{table}.background_reads` (M, 3R, see `pack_reads`), in ascending order, and
+`{table}.background_gradients` (D, D), or (0, 0) where no natural gradient was asked for.
 D model width, N slots, M tokens of generic text, R reads of each.
 """
 
@@ -22,7 +23,7 @@ CONFIG_NAME = "memory_config.json"
 WEIGHTS_NAME = "memory.safetensors"
 CONFIG_KEYS = ("base_model", "base_hash", "background_batches", "memory")
 KEY_TENSORS = ("query_mean", "query_weight", "keys")
-TABLE_TENSORS = ("rows", "values", "background_counts", "background_reads")
+TABLE_TENSORS = ("rows", "values", "background_counts", "background_reads", "background_gradients")
 
 
 @dataclass

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from active_reading.train.adapter import MemoryAdapter
-from active_reading.train.batches import Batch, collate, mixed_batches, tokenize
+from active_reading.train.batches import Batch, Sequence, collate, even_batches, mixed_batches, tokenize
 from active_reading.train.codebooks import random_codebooks, set_codebooks
 from active_reading.train.generic_text import read_background
 from active_reading.train.objectives import next_token_loss
@@ -18,8 +18,11 @@ from active_reading.train.slots import count_background
 
 
 def prepare_memory(model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings) -> None:
-    """Give fresh memories their keys, and count how generic text reads their slots."""
-    hidden = hidden_states(model, adapter, _generic_batches(tokenizer, settings))
+    """Give fresh memories their keys, and find out how generic text reads their slots and depends on the reads."""
+    sequences = _generic_sequences(tokenizer, settings)
+    # Kinds of text are mixed, so that a slot that one kind always reads is in the count of every batch.
+    mixed = mixed_batches(sequences, settings.batch_tokens, settings.seed)
+    hidden = hidden_states(model, adapter, [collate(Batch(batch), tokenizer.pad_token_id) for batch in mixed])
     for layer, memory in adapter.memories.items():
         if settings.memory.codebooks == "kmeans":
             set_codebooks(memory, torch.cat(hidden[layer]), settings.seed)
@@ -28,6 +31,9 @@ def prepare_memory(model: Any, adapter: MemoryAdapter, tokenizer: Any, settings:
     for layer, name in adapter.names().items():
         # A table that several layers read is read as often as all of them read it.
         adapter.backgrounds[name].extend(count_background(adapter.memories[layer], hidden[layer]))
+    if settings.memory.update_rule == "natural":
+        for name, covariance in gradient_covariances(model, adapter, tokenizer, settings).items():
+            adapter.backgrounds[name].gradients = covariance
 
 
 def gradient_covariances(
@@ -36,7 +42,8 @@ def gradient_covariances(
     """Per table (D, D): mean product of the gradients that tokens of generic text have at the memory's output."""
     sums: dict[str, Tensor] = {}
     tokens = 0
-    for batch in _generic_batches(tokenizer, settings):
+    for planned in even_batches(_generic_sequences(tokenizer, settings), settings.batch_tokens):
+        batch = collate(Batch(planned), tokenizer.pad_token_id)
         # The gradient of the sum over the tokens, not of their mean: a token's gradient is its own.
         text_loss(model, batch | {"num_targets": 1}).backward()
         tokens += int(batch["attention_mask"].sum())
@@ -50,12 +57,9 @@ def gradient_covariances(
     return {name: total / tokens for name, total in sums.items()}
 
 
-def _generic_batches(tokenizer: Any, settings: TrainSettings) -> list[dict[str, Any]]:
+def _generic_sequences(tokenizer: Any, settings: TrainSettings) -> list[Sequence]:
     texts = read_background(settings.background, settings.memory.background_texts)
-    sequences = tokenize(texts, tokenizer, settings.max_length)
-    # Kinds of text are mixed, so that a slot that one kind always reads is in the count of every batch.
-    planned = mixed_batches(sequences, settings.batch_tokens, settings.seed)
-    return [collate(Batch(batch), tokenizer.pad_token_id) for batch in planned]
+    return tokenize(texts, tokenizer, settings.max_length)
 
 
 def text_loss(model: Any, batch: dict[str, Any]) -> Tensor:

@@ -119,6 +119,11 @@ def mixed_batches(sequences: list[Sequence], batch_tokens: int, seed: int) -> li
     return list(_groups(order, batch_tokens))
 
 
+def even_batches(sequences: list[Sequence], batch_tokens: int) -> list[list[Sequence]]:
+    """Every sequence once, in batches of like lengths: hardly any padding."""
+    return list(_groups(sorted(sequences, key=len), batch_tokens))
+
+
 def add_replay(batches: list[list[Sequence]], replay: list[Sequence], share: float, seed: int) -> list[Batch]:
     """Add replay until it is `share` of all tokens, spread evenly; pieces no longer than their batch is wide."""
     chooser = random.Random(seed)

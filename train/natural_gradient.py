@@ -37,8 +37,8 @@ class Curvature:
         return torch.cholesky_solve(by_rows.T, self.gradient_factor).T
 
 
-def curvature(background: Background, gradient_covariance: Tensor, rows: Tensor, damping: float) -> Curvature:
-    """Of the rows (t,) ascending, from the generic reads in `background` and B (D, D).
+def curvature(background: Background, rows: Tensor, damping: float) -> Curvature:
+    """Of the rows (t,) ascending, from the generic reads in `background` and its gradients, B (D, D).
 
     Raises ValueError when the background has no reads, or none with a gradient.
     """
@@ -48,7 +48,7 @@ def curvature(background: Background, gradient_covariance: Tensor, rows: Tensor,
     # Over all slots, read or not: the mean does not depend on which rows were chosen.
     mean_square = background.weights.float().square().sum() / len(background.slots) / len(background.counts)
     reads.diagonal().add_(damping * mean_square.to(reads))
-    gradients = gradient_covariance.clone()
+    gradients = background.gradients.to(rows.device, copy=True)
     mean_gradient = gradients.diagonal().mean()
     if not mean_gradient > 0:
         raise ValueError("train.memory.update_rule=natural: generic text has no gradient at this memory")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from active_reading.train.adapter import MemoryAdapter
 from active_reading.train.background import gradient_covariances, hidden_states
-from active_reading.train.batches import Batch, Sequence, collate, mixed_batches
+from active_reading.train.batches import Batch, Sequence, collate, even_batches
 from active_reading.train.natural_gradient import curvature
 from active_reading.train.settings import TrainSettings
 from active_reading.train.sparse_optimizer import NaturalRowOptimizer, SparseRowOptimizer, best_slots
@@ -27,14 +27,18 @@ def row_optimizer(
     if settings.memory.update_rule != "natural":
         return SparseRowOptimizer(adapter.tables, adapter.backgrounds, memory, rate, settings.seed), {}
     reads = _reads_of(model, adapter, tokenizer, settings, sequences)
-    covariances = gradient_covariances(model, adapter, tokenizer, settings)
+    if any(
+        not len(background.gradients) for background in adapter.backgrounds.values()
+    ):  # of another rule's memory
+        for name, covariance in gradient_covariances(model, adapter, tokenizer, settings).items():
+            adapter.backgrounds[name].gradients = covariance
     curvatures, learned = {}, {}
     for name, (slots, weights) in reads.items():
         generator = torch.Generator().manual_seed(settings.seed)
         background = adapter.backgrounds[name]
         read, counts = slots.unique(return_counts=True)
         rows = best_slots(memory, read, counts, background, generator).sort().values
-        curvatures[name] = curvature(background, covariances[name], rows, settings.memory.damping)
+        curvatures[name] = curvature(background, rows, settings.memory.damping)
         some = torch.linspace(0, len(slots) - 1, min(LEARNED_TOKENS, len(slots)), device=slots.device).long()
         learned[name] = slots[some], weights[some]
     return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, memory, rate, curvatures), learned
@@ -45,7 +49,7 @@ def _reads_of(
     model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings, sequences: list[Sequence]
 ) -> dict[str, Reads]:
     """By table, what every token of the sequences reads."""
-    batches = mixed_batches(sequences, settings.batch_tokens, settings.seed)
+    batches = even_batches(sequences, settings.batch_tokens)
     hidden = hidden_states(model, adapter, [collate(Batch(batch), tokenizer.pad_token_id) for batch in batches])
     found: dict[str, list[Reads]] = {}
     for layer, name in adapter.names().items():

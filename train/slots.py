@@ -22,6 +22,8 @@ class Background:
     num_batches: int
     slots: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int32))  # (M, R) read by M tokens
     weights: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bfloat16))  # (M, R)
+    # (D, D) mean product of the gradients at what generic tokens of the base read; empty where nobody asked
+    gradients: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
 
     def add(self, slots: Tensor) -> None:
         """Count one more batch, which reads `slots` (U,), each named once."""
@@ -41,7 +43,7 @@ class Background:
         self.add_reads(other.slots, other.weights)
 
     def clone(self) -> "Background":
-        return Background(self.counts.clone(), self.num_batches, self.slots, self.weights)
+        return Background(self.counts.clone(), self.num_batches, self.slots, self.weights, self.gradients)
 
 
 def score_slots(

@@ -59,17 +59,18 @@ class SparseRowOptimizer(torch.optim.Optimizer):
         # A seed for each step: a training that goes on from a checkpoint draws what it would have drawn.
         self.generator.manual_seed(1_000_003 * self.seed + group["steps"])
         for name, table in self.tables.items():
-            slots, counts = _over_ranks(table, *table.access_counts())
-            if len(slots):
-                rows = self._choose(name, slots, counts)
+            rows = self._choose(name)
+            if len(rows):
                 gradients = _mean_over_ranks(table.row_gradients(rows))
                 step = group["lr"] * self._direction(name, rows, gradients)
                 table.values[rows] -= step.to(table.values.dtype)
                 self.state[table.values]["row_steps"][rows] += 1
             table.reads.clear()
 
-    def _choose(self, name: str, slots: Tensor, counts: Tensor) -> Tensor:
-        """(t,) the rows of one table that move in this step, in which `slots` (U,) are read `counts` (U,) times."""
+    def _choose(self, name: str) -> Tensor:
+        """(t,) the rows of one table that move in this step."""
+        table = self.tables[name]
+        slots, counts = _over_ranks(table, *table.access_counts())
         return best_slots(self.settings, slots, counts, self.backgrounds[name], self.generator)
 
     def _direction(self, name: str, rows: Tensor, gradients: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ class NaturalRowOptimizer(SparseRowOptimizer):
         super().__init__(tables, backgrounds, settings, lr)
         self.curvatures = curvatures
 
-    def _choose(self, name: str, slots: Tensor, counts: Tensor) -> Tensor:
+    def _choose(self, name: str) -> Tensor:
         return self.curvatures[name].rows
 
     def _direction(self, name: str, rows: Tensor, gradients: Tensor) -> Tensor:

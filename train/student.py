@@ -8,12 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from active_reading.train.adapter import STORED, MemoryAdapter, attach_memory, memory_files
+from active_reading.train.adapter import STORED, MemoryAdapter, memory_files
 from active_reading.train.adapter_files import AdapterFiles, write_adapter
-from active_reading.train.background import prepare_memory
 from active_reading.train.batches import Sequence
 from active_reading.train.load import base_of, load_model
 from active_reading.train.patch import difference, write_patch
+from active_reading.train.prepared import fresh_memory
 from active_reading.train.row_optimizer import Reads, row_optimizer
 from active_reading.train.settings import LoraSettings, Method, TrainSettings
 from active_reading.train.slots import usage
@@ -80,9 +80,14 @@ class Student:
 
 
 def make_student(
-    base_model: str, method: Method, settings: TrainSettings, tokenizer: Any, sequences: list[Sequence]
+    base_model: str,
+    method: Method,
+    settings: TrainSettings,
+    tokenizer: Any,
+    sequences: list[Sequence],
+    memories: Path | None = None,
 ) -> Student:
-    """Load a model, or what the same method made of one, and prepare it.
+    """Load a model, or what the same method made of one, and prepare it; see `prepared` for `memories`.
 
     Raises ValueError for a folder that another method made, a model that memory does not fit, texts longer
     than the model's context, packing for a model that does not keep packed texts apart, and what FSDP cannot
@@ -98,7 +103,7 @@ def make_student(
     if settings.packing:
         check_packing(model)
     if method == "memory":
-        adapter = _fit_memory(model, tokenizer, settings)
+        adapter = _fit_memory(model, base_model, tokenizer, settings, memories)
         optimizer, learned_reads = row_optimizer(model, adapter, tokenizer, settings, sequences)
         return Student(
             model,
@@ -165,7 +170,9 @@ def _check_method(model: Any, base_model: str, method: Method) -> None:
         raise ValueError(f"{base_model} was made by {made_by}: train it on with that method, not with {method}")
 
 
-def _fit_memory(model: Any, tokenizer: Any, settings: TrainSettings) -> MemoryAdapter:
+def _fit_memory(
+    model: Any, base_model: str, tokenizer: Any, settings: TrainSettings, memories: Path | None
+) -> MemoryAdapter:
     """The memories that the model brings, or fresh ones, warmed if that is asked for; all else is frozen."""
     model.requires_grad_(False)
     if adapter := cast(MemoryAdapter | None, getattr(model, "memory_adapter", None)):
@@ -177,8 +184,7 @@ def _fit_memory(model: Any, tokenizer: Any, settings: TrainSettings) -> MemoryAd
                     f"{getattr(adapter.settings, name)}"
                 )
         return adapter
-    adapter = attach_memory(model, settings.memory)
-    prepare_memory(model, adapter, tokenizer, settings)
+    adapter = fresh_memory(model, base_model, tokenizer, settings, memories)
     if settings.memory.warm_tokens:
         warm_memory(model, adapter, tokenizer, settings)
     return adapter

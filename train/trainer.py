@@ -32,12 +32,14 @@ def train_model(
     progress: Progress,
     groups: list[str] | None = None,
     on_step: Callable[[int, Any], None] | None = None,
+    memories: Path | None = None,
 ) -> dict[str, Any]:
     """Train `base_model` on `texts` and save the result in `folder`.
 
     `base_model` is a folder or a Hugging Face id, or a folder that the same method made: it is trained on.
     `groups` names the chunk of each text, for `group_by: chunk`. `on_step(step, model)` is called after each
-    step. Where `folder` holds checkpoints of the same training, it goes on from the last one.
+    step. Fresh memories are kept in the folder `memories` for other trainings on the same base. Where `folder`
+    holds checkpoints of the same training, it goes on from the last one.
     Returns tokens, steps, seconds, final loss, trainable and touched parameters, and for memories how evenly
     generic text uses their slots.
     Raises ValueError for an empty data set, a model that memory does not fit or that packing does not, texts
@@ -50,7 +52,7 @@ def train_model(
     batches = _plan(texts, groups, tokenizer, settings)
     num_tokens = sum(len(sequence) for batch in batches for sequence in batch.new)
     provenance = f"{len(texts)} texts, {num_tokens} tokens"
-    student = make_student(base_model, method, settings, tokenizer, _once(batches))
+    student = make_student(base_model, method, settings, tokenizer, _once(batches), memories)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = _last_checkpoint(folder)
     watcher = Watcher(folder / "metrics.jsonl", progress, checkpoint)

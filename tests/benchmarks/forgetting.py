@@ -193,6 +193,7 @@ class Bench:
             lambda *_: None,
             groups=self.material.chunks,
             on_step=on_step,
+            memories=scratch.parent / "memories",
         )
         patch = scratch / PATCH_NAME
         line = {

@@ -116,7 +116,15 @@ class Bench:
             before = str(folder / f"corpus-{place - 1}") if place else self.base
             after = folder / f"corpus-{place}"
             shutil.rmtree(after, ignore_errors=True)
-            train_model(corpora[place].texts, before, run.method, settings[place], after, lambda *_: None)
+            train_model(
+                corpora[place].texts,
+                before,
+                run.method,
+                settings[place],
+                after,
+                lambda *_: None,
+                memories=root / "memories",
+            )
             learned, untaught = self.scores(load_model(after).eval(), [corpora[place], control])
             lines.append({"corpus": learned, "control": untaught})
             log.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

@@ -161,7 +161,8 @@ def _natural(model: Any, adapter: MemoryAdapter, ids: torch.Tensor) -> NaturalRo
     gradients = torch.cat([read.output_gradient for read in table.reads])
     rows = table.access_counts()[0][:TOP_T]
     table.reads.clear()
-    costs = curvature(background, gradients.T @ gradients, rows, adapter.settings.damping)
+    background.gradients = gradients.T @ gradients
+    costs = curvature(background, rows, adapter.settings.damping)
     return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, adapter.settings, 0.01, {name: costs})
 
 

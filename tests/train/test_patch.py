@@ -51,6 +51,7 @@ def write(
             f"{table}.values": values.bfloat16(),
             f"{table}.background_counts": counts,
             f"{table}.background_reads": together(GENERIC, *(LEARNED[steps] for steps in read_in.get(table, []))),
+            f"{table}.background_gradients": torch.eye(WIDTH),
         }
     known = {"0": 7 + batches, "2": 7 + batches}
     config = {"base_model": "m", "base_hash": base, "background_batches": known, "memory": {"layers": [0, 2]}}
@@ -231,7 +232,7 @@ def test_files_that_are_no_patches_are_refused(states, tmp_path):
         read_patch(tmp_path / "nothing.patch")
 
 
-@pytest.mark.parametrize("name", ["0.rows", "2.values", "0.background_counts", "2.background_reads"])
+@pytest.mark.parametrize("name", ["0.rows", "2.values", "2.background_reads", "0.background_gradients"])
 def test_an_adapter_that_lacks_a_tensor_is_refused_by_name(states, name):
     files = read_adapter(states[1])
     del files.tensors[name]
