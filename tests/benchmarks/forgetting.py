@@ -17,34 +17,30 @@ are measured. The last line of standard output is one JSON object.
 
 import argparse
 import json
-import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import polars as pl
 import transformers
-from invented import invented_corpora
+from forgetting_corpora import Material, make_material, retention_sets
+from forgetting_results import summarize
 
 from active_reading.augment.identity import content_hash
 from active_reading.eval.answers import ClosedBook, text_nll
-from active_reading.eval.matched import best_learned, least_lost, lost_at, ratio_interval
-from active_reading.eval.questions import Question, docstrings, few_shot_examples, read_questions
-from active_reading.eval.scores import f1, mean_and_error
+from active_reading.eval.questions import few_shot_examples
+from active_reading.eval.scores import f1
 from active_reading.flows.models import resolve_model
-from active_reading.flows.pipeline import run_plain
-from active_reading.flows.settings import DEFAULT_MODEL, Study, demo_study, load_study
+from active_reading.flows.settings import DEFAULT_MODEL
 from active_reading.train.load import load_model, load_tokenizer
 from active_reading.train.settings import Method, TrainSettings
 from active_reading.train.student import PATCH_NAME
 from active_reading.train.trainer import train_model
 
 ROOT = Path(__file__).parents[2]
-OUT_OF_FAMILY = ("gsm8k", "nq", "docstrings")
 
 
 @dataclass(frozen=True)
@@ -91,53 +87,22 @@ def full_runs() -> list[Run]:
     ]
 
 
-def ablation_runs() -> list[Run]:
-    """Memory with one setting changed at a time, at the rate of the quick runs, two seeds."""
-    changes: list[dict[str, Any]] = [{"memory.slot_score": score} for score in ("kl", "tf", "random")] + [
-        {"memory.top_t": t} for t in (500, 1000, 2000, 8000)
+def ablation_runs(seeds: Iterable[int]) -> list[Run]:
+    """Memory at the rate of the quick runs, as it is and with one thing changed at a time."""
+    changes: list[dict[str, Any]] = [{}]
+    changes += [
+        {"memory.layers": [1, 2, 3, 4, 5, 6], "memory.top_t": 1000},
+        {"memory.layers": [1, 2, 3]},
+        {"memory.layers": [8, 10, 12]},
     ]
-    changes += [{"memory.num_keys": keys} for keys in (64, 256)]
-    changes += [{"memory.layers": layers} for layers in ([1, 2, 3], [8, 10, 12], [1, 2, 3, 4, 5, 6])]
+    changes += [{"memory.num_keys": 256, "memory.top_k": 8}, {"memory.num_keys": 64}]
+    changes += [{"memory.slot_score": score} for score in ("random", "kl", "tf")]
+    changes += [{"memory.top_t": t} for t in (500, 1000, 8000)]
     changes += [{"memory.damping": damping} for damping in (0.01, 1.0)]
     changes += [{"memory.codebooks": "random"}, {"question_loss": "answer"}, {"kl_weight": 0.5}]
-    runs = [Run("memory", 0.02, seed, change) for change in changes for seed in (0, 1)]
-    for rule, rate in (("row", 0.1), ("table", 0.1)):
-        runs += [Run("memory", rate, seed, {"memory.update_rule": rule, "memory.top_t": 2000}) for seed in (0, 1)]
-    return runs
-
-
-@dataclass(frozen=True)
-class Material:
-    """What is taught, and what is asked: of it, and of what is not taught."""
-
-    texts: list[str]
-    chunks: list[str]
-    questions: list[Question]
-    control: list[Question]
-
-
-def people(count: int) -> Material:
-    """Invented people, of whom each is a chunk."""
-    taught, control = invented_corpora(2, count, seed=0)
-    per_person = len(taught.texts) // count
-    chunks = [str(number // per_person) for number in range(len(taught.texts))]
-    return Material(taught.texts, chunks, taught.questions, control.questions[: len(taught.questions) // 2])
-
-
-def documents(study: Study, num_taught: int) -> Material:
-    """The first documents of a corpus, and what the pipeline made of them."""
-    rows = pl.read_parquet(run_plain(study, "export") / "data" / "text" / "*.parquet")
-    taught = sorted(rows["source"].unique())[:num_taught]
-    rows = rows.filter(pl.col("source").is_in(taught))
-    assert study.evaluate.questions
-    asked = read_questions(Path(study.evaluate.questions))
-    control = [question for question in asked if question.document not in taught]
-    return Material(
-        rows["text"].to_list(),
-        rows["chunk_id"].to_list(),
-        [question for question in asked if question.document in taught],
-        random.Random(0).sample(control, min(40, len(control))),
-    )
+    by_rms: list[dict[str, Any]] = [{"memory.update_rule": rule} for rule in ("row", "table")]
+    runs = [(0.02, change) for change in changes] + [(0.1, change) for change in by_rms]
+    return [Run("memory", rate, seed, change) for seed in seeds for rate, change in runs]
 
 
 class Bench:
@@ -148,7 +113,7 @@ class Bench:
         self.base_folder = str(model.folder)
         self.tokenizer = load_tokenizer(model.folder)
         self.material = material
-        self.texts, self.shots, self.nq = _retention(data)
+        self.texts, self.shots, self.nq = retention_sets(data)
         asked = [question.question for question in material.questions + material.control]
         self.identity = content_hash(material.texts, asked, model.revision)
         self.base = self.measure(load_model(model.folder).eval())
@@ -232,175 +197,22 @@ def constant_rate(
     return TrainSettings.model_validate(values)
 
 
-def _retention(data: Path) -> tuple[dict[str, list[str]], list[Question], list[Question]]:
-    """Texts by name, and NQ-open's worked examples and questions; fixed draws."""
-    texts = {"docstrings": docstrings()[::2]}
-    if not data.is_dir():
-        print(f"skipped: no {data}; forgetting is measured on docstrings alone")
-        return texts, [], []
-    chooser = random.Random(0)
-
-    def drawn(name: str, count: int) -> list[str]:
-        return chooser.sample((data / name).read_text(encoding="utf-8").splitlines(), count)
-
-    nq = [json.loads(line) for line in drawn("nq_open_dev.jsonl", 65)]
-    questions = [Question(f"{row['question'].rstrip('?')}?", tuple(row["answer"])) for row in nq]
-    problems = [json.loads(line) for line in drawn("gsm8k_test.jsonl", 20)]
-    texts["gsm8k"] = [f"Question: {row['question']}\nAnswer: {row['answer']}" for row in problems]
-    prose = (data / "wikitext2_test.txt").read_text(encoding="utf-8").splitlines()
-    texts["wikitext2"] = chooser.sample([line.strip() for line in prose if 300 < len(line) < 900], 15)
-    return texts, questions[:5], questions[5:]
-
-
-Trajectory = list[tuple[float, float]]
-
-
-def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """The comparison at matched learning, per replay share, from the lines of `points.jsonl`."""
-    base = lines[0]["base"]
-    kept = [name for name in OUT_OF_FAMILY if name in base]
-
-    def lost(point: dict[str, float]) -> float:
-        return fmean(point[name] - base[name] for name in kept)
-
-    def known_nats(point: dict[str, float]) -> float:
-        return base["nll"] - point["nll"] - (base["control_nll"] - point["control_nll"])
-
-    def by_nats(line: dict[str, Any]) -> Trajectory:
-        return [(known_nats(point), lost(point)) for point in line["points"]]
-
-    def by_f1(line: dict[str, Any]) -> Trajectory:
-        return [(point["f1"] - base["f1"], lost(point)) for point in line["points"]]
-
-    shares = sorted({_replay_share(line) for line in lines})
-    result: dict[str, Any] = {"retention": kept}
-    for measure, trajectory in (("nats", by_nats), ("f1", by_f1)):
-        tables = {
-            share: matched([line for line in lines if _replay_share(line) == share], trajectory) for share in shares
-        }
-        result[f"matched_by_{measure}"] = tables
-        for method in ("full", "lora"):
-            ratios = [
-                entry["ratio"] for table in tables.values() if (entry := table.get(method)) and "ratio" in entry
-            ]
-            suffix = "" if measure == "nats" else "_by_f1"
-            result[f"smf_over_{method}{suffix}"] = round(fmean(ratios), 3) if ratios else None
-    methods = sorted({line["run"]["method"] for line in lines})
-    result["best_f1"] = {
-        method: max(p["f1"] for line in lines if line["run"]["method"] == method for p in line["points"])
-        for method in methods
-    }
-    result["best_nats"] = {
-        method: round(best_learned([by_nats(line) for line in lines if line["run"]["method"] == method]), 3)
-        for method in methods
-    }
-    for measure, name in (("best_f1", "learning_ratio"), ("best_nats", "learning_ratio_nats")):
-        of = result[measure]
-        result[name] = round(of["memory"] / of["full"], 3) if of.get("full") and "memory" in of else None
-    result["curves"] = curves(lines, known_nats, lost)
-    result["patch_megabytes"] = max((line["patch_megabytes"] or 0 for line in lines), default=0)
-    result["seeds"] = len({line["run"]["seed"] for line in lines})
-    return result | {"runs": len(lines)}
-
-
-def matched(lines: list[dict[str, Any]], trajectory: Callable[[dict[str, Any]], Trajectory]) -> dict[str, Any]:
-    """Against full finetuning and LoRA: what memory has lost when it knows 0.9 of the most that they learned.
-
-    Where memory never knows as much, the target is 0.9 of the most that memory learned, and `reached` is false.
-    """
-    of_method: dict[str, dict[str, list[Trajectory]]] = {}
-    for line in lines:
-        settings = of_method.setdefault(line["run"]["method"], {})
-        settings.setdefault(line["setting"], []).append(trajectory(line))
-    table: dict[str, Any] = {}
-    for method in ("full", "lora"):
-        if method not in of_method or "memory" not in of_method:
-            continue
-        bests = [best_in_the_mean(of_method[name]) for name in (method, "memory")]
-        target = 0.9 * min(bests)
-        theirs, ours = least_lost(of_method[method], target), least_lost(of_method["memory"], target)
-        entry: dict[str, Any] = {"target": round(target, 3), "reached": bests[0] <= bests[1]}
-        if theirs and ours:
-            losses = [
-                [loss for each in of_method[name][best[0]] if (loss := lost_at(each, target)) is not None]
-                for name, best in (("memory", ours), (method, theirs))
-            ]
-            entry |= {"memory": ours, method: theirs, "ratio": round(ours[1] / theirs[1], 3)}
-            entry["interval_over_seeds"] = ratio_interval(*losses)
-        table[method] = entry
-    return table
-
-
-def best_in_the_mean(settings: dict[str, list[Trajectory]]) -> float:
-    """The most that a setting learned in every seed of it."""
-    return max(min(best_learned([each]) for each in seeds) for seeds in settings.values())
-
-
-def curves(
-    lines: list[dict[str, Any]],
-    known: Callable[[dict[str, float]], float],
-    lost: Callable[[dict[str, float]], float],
-) -> dict[str, list[dict[str, float]]]:
-    """Per setting and step: means over seeds, each with its standard error."""
-    by_setting: dict[str, list[list[dict[str, float]]]] = {}
-    for line in lines:
-        by_setting.setdefault(line["setting"], []).append(line["points"])
-    found: dict[str, list[dict[str, float]]] = {}
-    for setting, seeds in by_setting.items():
-        for points in zip(*seeds, strict=True):
-            row: dict[str, float] = {"step": points[0]["step"], "seeds": len(points)}
-            for name, values in (
-                ("f1", [point["f1"] for point in points]),
-                ("nats", [known(point) for point in points]),
-                ("lost", [lost(point) for point in points]),
-            ):
-                mean, error = mean_and_error(values)
-                row |= {name: round(mean, 4), f"{name}_error": round(error, 4)}
-            found.setdefault(setting, []).append(row)
-    return found
-
-
-def _replay_share(line: dict[str, Any]) -> float:
-    return float(line["run"]["changes"].get("replay_share", 0.0))
-
-
-def _material(arguments: argparse.Namespace) -> Material:
-    if arguments.corpus == "people":
-        return people(8)
-    if arguments.corpus == "demo":
-        return documents(demo_study([f"output={arguments.output / 'demo'}"]), 10 if arguments.quick else 20)
-    study = load_study(str(_xquad_folder(arguments)), [f"output={arguments.output / 'xquad'}"])
-    return documents(study, 8)
-
-
-def _xquad_folder(arguments: argparse.Namespace) -> Path:
-    """Ten articles as one file each, with their questions beside them."""
-    folder: Path = arguments.output / "xquad-documents"
-    folder.mkdir(parents=True, exist_ok=True)
-    articles = json.loads((arguments.data / "xquad_en_24_articles.json").read_text(encoding="utf-8"))["data"][:10]
-    with (folder / "questions.jsonl").open("w", encoding="utf-8") as file:
-        for article in articles:
-            name = f"{article['title']}.txt"
-            paragraphs = article["paragraphs"]
-            (folder / name).write_text("\n\n".join(p["context"] for p in paragraphs), encoding="utf-8")
-            for question in (qa for paragraph in paragraphs for qa in paragraph["qas"]):
-                answers = [answer["text"] for answer in question["answers"]]
-                row = {"question": question["question"], "answers": answers, "document": name}
-                file.write(json.dumps(row) + "\n")
-    return folder
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="9 runs, under 40 minutes on two cores")
-    parser.add_argument("--ablation", action="store_true", help="memory alone, one setting changed at a time")
+    parser.add_argument(
+        "--quick", action="store_true", help="20,480 tokens a run; 9 runs, under 40 minutes on two cores"
+    )
+    parser.add_argument(
+        "--ablation", action="store_true", help="memory alone, one thing changed at a time; with --quick, one seed"
+    )
     parser.add_argument("--corpus", choices=("people", "demo", "xquad"), default="people")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "forgetting")
     arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    bench = Bench(_material(arguments), arguments.data)
+    material = make_material(arguments.corpus, arguments.data, arguments.output, arguments.quick)
+    bench = Bench(material, arguments.data)
     num_tokens = 20_480 if arguments.quick else 61_440
     print(
         f"{len(bench.material.texts)} texts, {len(bench.material.questions)} questions; base",
@@ -408,7 +220,10 @@ def main() -> None:
         flush=True,
     )
     points = arguments.output / "points.jsonl"
-    runs = quick_runs() if arguments.quick else ablation_runs() if arguments.ablation else full_runs()
+    if arguments.ablation:
+        runs = ablation_runs((0,) if arguments.quick else (0, 1))
+    else:
+        runs = quick_runs() if arguments.quick else full_runs()
     for number, run in enumerate(runs, start=1):
         if any(line["run"] == asdict(run) for line in _lines(points, bench.identity, num_tokens)):
             continue

@@ -1,0 +1,120 @@
+"""What memory has lost when it knows as much as the others: the forgetting benchmark's runs in figures."""
+
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any
+
+from active_reading.eval.matched import best_learned, least_lost, lost_at, ratio_interval
+from active_reading.eval.scores import mean_and_error
+
+OUT_OF_FAMILY = ("gsm8k", "nq", "docstrings")
+Trajectory = list[tuple[float, float]]
+
+
+def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """The comparison at matched learning, per replay share, from the lines of `points.jsonl`."""
+    base = lines[0]["base"]
+    kept = [name for name in OUT_OF_FAMILY if name in base]
+
+    def lost(point: dict[str, float]) -> float:
+        return fmean(point[name] - base[name] for name in kept)
+
+    def known_nats(point: dict[str, float]) -> float:
+        return base["nll"] - point["nll"] - (base["control_nll"] - point["control_nll"])
+
+    def by_nats(line: dict[str, Any]) -> Trajectory:
+        return [(known_nats(point), lost(point)) for point in line["points"]]
+
+    def by_f1(line: dict[str, Any]) -> Trajectory:
+        return [(point["f1"] - base["f1"], lost(point)) for point in line["points"]]
+
+    shares = sorted({_replay_share(line) for line in lines})
+    result: dict[str, Any] = {"retention": kept}
+    for measure, trajectory in (("nats", by_nats), ("f1", by_f1)):
+        tables = {
+            share: matched([line for line in lines if _replay_share(line) == share], trajectory) for share in shares
+        }
+        result[f"matched_by_{measure}"] = tables
+        for method in ("full", "lora"):
+            ratios = [
+                entry["ratio"] for table in tables.values() if (entry := table.get(method)) and "ratio" in entry
+            ]
+            suffix = "" if measure == "nats" else "_by_f1"
+            result[f"smf_over_{method}{suffix}"] = round(fmean(ratios), 3) if ratios else None
+    methods = sorted({line["run"]["method"] for line in lines})
+    result["best_f1"] = {
+        method: max(p["f1"] for line in lines if line["run"]["method"] == method for p in line["points"])
+        for method in methods
+    }
+    result["best_nats"] = {
+        method: round(best_learned([by_nats(line) for line in lines if line["run"]["method"] == method]), 3)
+        for method in methods
+    }
+    for measure, name in (("best_f1", "learning_ratio"), ("best_nats", "learning_ratio_nats")):
+        of = result[measure]
+        result[name] = round(of["memory"] / of["full"], 3) if of.get("full") and "memory" in of else None
+    result["curves"] = curves(lines, known_nats, lost)
+    result["patch_megabytes"] = max((line["patch_megabytes"] or 0 for line in lines), default=0)
+    result["seeds"] = len({line["run"]["seed"] for line in lines})
+    return result | {"runs": len(lines)}
+
+
+def matched(lines: list[dict[str, Any]], trajectory: Callable[[dict[str, Any]], Trajectory]) -> dict[str, Any]:
+    """Against full finetuning and LoRA: what memory has lost when it knows 0.9 of the most that they learned.
+
+    Where memory never knows as much, the target is 0.9 of the most that memory learned, and `reached` is false.
+    """
+    of_method: dict[str, dict[str, list[Trajectory]]] = {}
+    for line in lines:
+        settings = of_method.setdefault(line["run"]["method"], {})
+        settings.setdefault(line["setting"], []).append(trajectory(line))
+    table: dict[str, Any] = {}
+    for method in ("full", "lora"):
+        if method not in of_method or "memory" not in of_method:
+            continue
+        bests = [best_in_the_mean(of_method[name]) for name in (method, "memory")]
+        target = 0.9 * min(bests)
+        theirs, ours = least_lost(of_method[method], target), least_lost(of_method["memory"], target)
+        entry: dict[str, Any] = {"target": round(target, 3), "reached": bests[0] <= bests[1]}
+        if theirs and ours:
+            losses = [
+                [loss for each in of_method[name][best[0]] if (loss := lost_at(each, target)) is not None]
+                for name, best in (("memory", ours), (method, theirs))
+            ]
+            entry |= {"memory": ours, method: theirs, "ratio": round(ours[1] / theirs[1], 3)}
+            entry["interval_over_seeds"] = ratio_interval(*losses)
+        table[method] = entry
+    return table
+
+
+def best_in_the_mean(settings: dict[str, list[Trajectory]]) -> float:
+    """The most that a setting learned in every seed of it."""
+    return max(min(best_learned([each]) for each in seeds) for seeds in settings.values())
+
+
+def curves(
+    lines: list[dict[str, Any]],
+    known: Callable[[dict[str, float]], float],
+    lost: Callable[[dict[str, float]], float],
+) -> dict[str, list[dict[str, float]]]:
+    """Per setting and step: means over seeds, each with its standard error."""
+    by_setting: dict[str, list[list[dict[str, float]]]] = {}
+    for line in lines:
+        by_setting.setdefault(line["setting"], []).append(line["points"])
+    found: dict[str, list[dict[str, float]]] = {}
+    for setting, seeds in by_setting.items():
+        for points in zip(*seeds, strict=True):
+            row: dict[str, float] = {"step": points[0]["step"], "seeds": len(points)}
+            for name, values in (
+                ("f1", [point["f1"] for point in points]),
+                ("nats", [known(point) for point in points]),
+                ("lost", [lost(point) for point in points]),
+            ):
+                mean, error = mean_and_error(values)
+                row |= {name: round(mean, 4), f"{name}_error": round(error, 4)}
+            found.setdefault(setting, []).append(row)
+    return found
+
+
+def _replay_share(line: dict[str, Any]) -> float:
+    return float(line["run"]["changes"].get("replay_share", 0.0))
