@@ -19,6 +19,7 @@ from active_reading.train.batches import (
     Sequence,
     add_replay,
     collate,
+    even_batches,
     mixed_batches,
     plan_batches,
     tokenize,
@@ -133,6 +134,15 @@ def test_mixed_batches_hold_every_text_once_and_whole_in_an_order_of_the_seed():
 def test_mixed_batches_do_not_keep_texts_of_like_length_together():
     batches = mixed_batches(texts_of([4, 30] * 10), 70, seed=0)
     assert sum(len({len(text) for text in batch}) > 1 for batch in batches) > len(batches) / 2
+
+
+def test_even_batches_hold_every_text_once_and_hardly_any_padding():
+    texts = texts_of([5, 9, 30, 17, 2, 60, 8, 33, 4] * 9)
+    batches = even_batches(texts, 70)
+    assert sorted(flat(batches)) == sorted(ids_of(texts))
+    assert all(sum(map(len, batch)) <= 70 for batch in batches)
+    padded = sum(len(batch) * max(map(len, batch)) for batch in batches)
+    assert padded < 1.2 * sum(map(len, texts))
 
 
 def test_padding_is_masked_and_ignored():
