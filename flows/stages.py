@@ -276,11 +276,7 @@ def train(study: Study, dataset: Step, data: str, variant: Variant) -> Step:
             )
 
     chosen, method = variant.settings, variant.method
-    apart = {"methods", "data", "learning_rates", "lora", "memory", "background", "checkpoint_steps", "sweep"}
-    settings = chosen.model_dump(exclude=apart)
-    settings |= {"method": method, "data": data, "learning_rate": getattr(chosen.learning_rates, method)}
-    if method != "full":
-        settings[method] = getattr(chosen, method).model_dump()
+    settings = chosen.decisive(method) | {"data": data}
     # The rows alone: what the card says (of the evaluation, too) makes no other model.
     inputs = {"dataset": dataset.summary["content"][part], "model": model.revision}
     if chosen.background:

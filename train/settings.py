@@ -106,6 +106,15 @@ class TrainSettings(BaseModel):
         {}, description="lists of values for settings of this section, such as seed or learning_rates.memory"
     )
 
+    def decisive(self, method: Method) -> dict[str, Any]:
+        """What the result of a training by `method` depends on, but for the texts, the model and the background."""
+        apart = {"methods", "data", "learning_rates", "lora", "memory", "background", "checkpoint_steps", "sweep"}
+        found = self.model_dump(exclude=apart)
+        found |= {"method": method, "learning_rate": getattr(self.learning_rates, method)}
+        if method != "full":
+            found[method] = getattr(self, method).model_dump()
+        return found
+
     @model_validator(mode="after")
     def _check_once(self) -> Self:
         for name in ("methods", "data"):

@@ -106,7 +106,10 @@ class Bench:
             for place in range(len(corpora))
         ]
         identity = content_hash(
-            [each.model_dump() for each in settings], [corpus.texts for corpus in corpora], self.revision, size=6
+            [each.decisive(run.method) for each in settings],
+            [corpus.texts for corpus in corpora],
+            self.revision,
+            size=6,
         )
         folder = root / f"{run.name()}-{identity}"
         folder.mkdir(parents=True, exist_ok=True)
