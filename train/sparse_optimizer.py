@@ -74,7 +74,7 @@ class SparseRowOptimizer(torch.optim.Optimizer):
         return best_slots(self.settings, slots, counts, self.backgrounds[name], self.generator)
 
     def _directions(self, rows: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-        """By table, (t, D) what to subtract at a learning rate of 1, for its rows (t,) and their gradients (t, D)."""
+        """By table, (t, D) what to subtract at a rate of 1, for its rows (t,) and their gradients (t, D)."""
         found = {}
         for name, places in rows.items():
             square = gradients[name].square().mean(1)
