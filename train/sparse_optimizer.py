@@ -58,13 +58,13 @@ class SparseRowOptimizer(torch.optim.Optimizer):
         group["steps"] += 1
         # A seed for each step: a training that goes on from a checkpoint draws what it would have drawn.
         self.generator.manual_seed(1_000_003 * self.seed + group["steps"])
-        rows = {name: chosen for name in self.tables if len(chosen := self._choose(name))}
-        gradients = {name: _mean_over_ranks(self.tables[name].row_gradients(rows[name])) for name in rows}
-        for name, direction in self._directions(rows, gradients).items():
-            values = self.tables[name].values
-            values[rows[name]] -= (group["lr"] * direction).to(values.dtype)
-            self.state[values]["row_steps"][rows[name]] += 1
-        for table in self.tables.values():
+        for name, table in self.tables.items():
+            rows = self._choose(name)
+            if len(rows):
+                gradients = _mean_over_ranks(table.row_gradients(rows))
+                step = group["lr"] * self._direction(name, rows, gradients)
+                table.values[rows] -= step.to(table.values.dtype)
+                self.state[table.values]["row_steps"][rows] += 1
             table.reads.clear()
 
     def _choose(self, name: str) -> Tensor:
@@ -73,15 +73,12 @@ class SparseRowOptimizer(torch.optim.Optimizer):
         slots, counts = _over_ranks(table, *table.access_counts())
         return best_slots(self.settings, slots, counts, self.backgrounds[name], self.generator)
 
-    def _directions(self, rows: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-        """By table, (t, D) what to subtract at a rate of 1, for its rows (t,) and their gradients (t, D)."""
-        found = {}
-        for name, places in rows.items():
-            square = gradients[name].square().mean(1)
-            if self.settings.update_rule != "row":
-                places, square = places.new_zeros(1), square.mean(0, keepdim=True)
-            found[name] = gradients[name] / self._running_root(name, places, square)[:, None]
-        return found
+    def _direction(self, name: str, rows: Tensor, gradients: Tensor) -> Tensor:
+        """(t, D) what to subtract, at a learning rate of 1."""
+        square = gradients.square().mean(1)
+        if self.settings.update_rule != "row":
+            rows, square = rows.new_zeros(1), square.mean(0, keepdim=True)
+        return gradients / self._running_root(name, rows, square)[:, None]
 
     def _running_root(self, name: str, places: Tensor, square: Tensor) -> Tensor:
         """Root of the running mean of squares, at some places of the state: all the same shape (P,)."""
@@ -109,8 +106,7 @@ class NaturalRowOptimizer(SparseRowOptimizer):
     """Moves the rows that `curvatures` has, by the natural gradient.
 
     The learning rate is the size of a step: one of them alone changes the predictions on generic text by about
-    `lr**2 / 2` nats a token, by the curvature's estimate. All tables share it: one that teaches more for the same
-    disturbance moves more.
+    `lr**2 / 2` nats a token and table, by the curvature's estimate.
     """
 
     def __init__(
@@ -127,13 +123,10 @@ class NaturalRowOptimizer(SparseRowOptimizer):
     def _choose(self, name: str) -> Tensor:
         return self.curvatures[name].rows
 
-    def _directions(self, rows: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-        solved = {name: self.curvatures[name].solve(gradient) for name, gradient in gradients.items()}
-        squares = [(gradients[name] * solved[name]).sum() for name in solved]  # twice the disturbance by each
-        square = torch.stack(squares).sum().clamp_min(0)
-        first = next(iter(self.tables))  # the running mean of all tables is kept with the first
-        root = self._running_root(first, rows[first].new_zeros(1), square[None])
-        return {name: direction / root for name, direction in solved.items()}
+    def _direction(self, name: str, rows: Tensor, gradients: Tensor) -> Tensor:
+        solved = self.curvatures[name].solve(gradients)
+        square = (gradients * solved).sum().clamp_min(0)  # twice the disturbance by `solved`
+        return solved / self._running_root(name, rows.new_zeros(1), square[None])
 
 
 def best_slots(

@@ -60,13 +60,13 @@ class Run:
 RATES: dict[Method, tuple[float, ...]] = {
     "full": (1e-5, 2e-5, 5e-5, 1e-4),
     "lora": (5e-5, 1e-4, 2e-4, 5e-4),
-    "memory": (0.01, 0.02, 0.035, 0.07),
+    "memory": (0.003, 0.01, 0.02, 0.04),
 }
 
 
 def quick_runs() -> list[Run]:
     """Under 40 minutes on two cores."""
-    rates: dict[Method, float] = {"full": 5e-5, "lora": 2e-4, "memory": 0.035}
+    rates: dict[Method, float] = {"full": 5e-5, "lora": 2e-4, "memory": 0.02}
     return [Run(method, rate, seed) for seed in (0, 1, 2) for method, rate in rates.items()]
 
 
@@ -101,7 +101,7 @@ def ablation_runs(seeds: Iterable[int]) -> list[Run]:
     changes += [{"memory.damping": damping} for damping in (0.01, 1.0)]
     changes += [{"memory.codebooks": "random"}, {"question_loss": "answer"}, {"kl_weight": 0.5}]
     by_rms: list[dict[str, Any]] = [{"memory.update_rule": rule} for rule in ("row", "table")]
-    runs = [(0.035, change) for change in changes] + [(0.1, change) for change in by_rms]
+    runs = [(0.02, change) for change in changes] + [(0.1, change) for change in by_rms]
     return [Run("memory", rate, seed, change) for seed in seeds for rate, change in runs]
 
 

@@ -108,21 +108,6 @@ def test_a_step_has_the_size_of_the_learning_rate_and_moves_its_rows_alone():
     assert steps.touched_rows()["0"].tolist() == ROWS.tolist()
 
 
-def test_tables_share_the_size_of_a_step_as_their_natural_gradients_are():
-    one, other = ValueTable(SLOTS, WIDTH), ValueTable(SLOTS, WIDTH)
-    of = curvature(background(), ROWS, 0.1)
-    settings = MemorySettings(layers=[0, 1], num_keys=4, top_k=2, top_t=5)
-    backgrounds = {"0": background(), "1": background()}
-    steps = NaturalRowOptimizer({"0": one, "1": other}, backgrounds, settings, 0.3, {"0": of, "1": of})
-    read_everything(one, seed=0)
-    for _ in range(2):  # the same reads twice: twice the gradient
-        read_everything(other, seed=0)
-    steps.step()
-    torch.testing.assert_close(other.values, 2 * one.values)
-    total = disturbance(one.values[ROWS], 0.1) + disturbance(other.values[ROWS], 0.1)
-    assert total == pytest.approx(0.3**2, rel=1e-3)
-
-
 def test_the_state_of_another_optimizer_is_gone_on_from():
     of = curvature(background(), ROWS, 0.1)
     one, other = ValueTable(SLOTS, WIDTH), ValueTable(SLOTS, WIDTH)
