@@ -1,138 +1,175 @@
-"""Export: chunks + distinct texts -> a Hugging Face data set with a card.
+"""Export: chunks + distinct texts -> the rows of a data set, in every form that trainers read.
 
-A folder that `datasets.load_dataset(folder)` opens, with two configs:
-`text` (default): the documents' chunks and every distinct generated text; `chunks`: the chunks alone.
-What decontamination removed is in neither.
-Columns: `id`, `text`, `document_id`, `chunk_id`, `source`, `template` (`chunk` for the source itself),
-`strategy`, `num_tokens`.
+A folder that `datasets.load_dataset(folder)` opens, with four configs, each a folder of Parquet shards:
+- `text` (default): the documents' chunks and every distinct generated text, to continue pretraining. Columns
+  `id`, `text`, `document_id`, `chunk_id`, `source`, `title`, `start` and `end` (the chunk's characters in its
+  document), `template` (`chunk` for the source itself), `strategy`, `request_id`, `question` and `answer` (of
+  question-answer texts), `num_tokens`;
+- `messages`: the same rows as one turn of a user and one of the assistant;
+- `prompt_completion`: the same rows in two parts, which are read as one string;
+- `chunks`: the chunks alone, with the columns of `text`.
+A question-answer text is its own question and answer. Any other text answers an instruction that names its
+document, and the strategy if there was one; the document itself is in no prompt. Tokens are those of the text, or
+of both parts, without the marks that a chat template adds.
+What decontamination removed is in none of them.
 """
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from active_reading.augment.decontaminate import NGRAM_WORDS
-
-COLUMNS = ("id", "text", "document_id", "chunk_id", "source", "template", "strategy", "num_tokens")
+COLUMNS = (
+    *("id", "text", "document_id", "chunk_id", "source", "title", "start", "end", "template", "strategy"),
+    *("request_id", "question", "answer", "num_tokens"),
+)
+CONFIGS = ("text", "messages", "prompt_completion", "chunks")
+ORIGIN = ("document_id", "chunk_id", "source", "template", "strategy")
+PAIR = r"^Question: (?P<question>[^\n]+)\nAnswer: (?P<answer>[^\n]+)$"  # as augment/filter.py writes them
+TITLE = "{title}"
+BATCH_ROWS = 50_000
+GROUP_ROWS = 10_000  # of a Parquet row group: small enough to look at one without reading the others
+SHARD_BYTES = 500_000_000  # in memory, as `datasets` cuts its shards
 
 
 class ExportSettings(BaseModel):
-    """What the data set's card says beyond what the run knows."""
+    """What the data set says beyond what the run knows."""
 
     model_config = ConfigDict(extra="forbid")
 
     license: str | None = Field(None, description="licence of the documents (an SPDX id); never assumed")
-    language: str = Field("en", description="language code of the documents")
-
-
-def build_rows(chunks: pl.DataFrame, distinct: pl.DataFrame, removed: pl.DataFrame, tokenizer: Any) -> pl.DataFrame:
-    """Rows of the `text` config, in corpus order, without those whose `id` is in `removed`.
-
-    `chunks` has `chunk_id`, `document_id`, `source`, `text`; `distinct` has `id`, `chunk_id`, `template`,
-    `strategy`, `text`.
-    """
-    sources = chunks.select(
-        pl.col("chunk_id").alias("id"),
-        "text",
-        "document_id",
-        "chunk_id",
-        "source",
-        pl.lit("chunk").alias("template"),
-        pl.lit(None, dtype=pl.String).alias("strategy"),
+    licenses: dict[str, str] = Field(
+        {}, description="licences of single documents, by patterns of their paths such as 'news/*'; the first wins"
     )
-    # Columns without any value have no type of their own.
-    distinct = distinct.select("id", "text", "chunk_id", "template", "strategy").cast(pl.String)
-    generated = distinct.join(
-        chunks.select("chunk_id", "document_id", "source"), on="chunk_id", maintain_order="left"
-    ).select(sources.columns)
-    rows = pl.concat([sources, generated]).join(removed, on="id", how="anti", maintain_order="left")
-    lengths = [len(ids) for ids in tokenizer(rows["text"].to_list(), add_special_tokens=False)["input_ids"]]
-    return rows.with_columns(pl.Series("num_tokens", lengths, dtype=pl.Int32)).select(COLUMNS)
+    language: str = Field("en", description="language code of the documents")
+    instruction: str = Field(
+        f"Write down what you know about: {TITLE}",
+        description="what a text answers in the views messages and prompt_completion, unless it has a question",
+    )
+
+    @field_validator("instruction")
+    @classmethod
+    def _names_the_document(cls, instruction: str) -> str:
+        if TITLE not in instruction:
+            raise ValueError(f"must hold {TITLE}, or the same would be asked of every document")
+        return instruction
 
 
-def write_dataset(rows: pl.DataFrame, card: str, folder: Path) -> None:
-    """Write both configs and the card."""
-    for name, part in (("text", rows), ("chunks", rows.filter(pl.col("template") == "chunk"))):
-        path = folder / "data" / name / "train-00000-of-00001.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_parquet(path)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+def make_rows(
+    chunks: pl.DataFrame, distinct: pl.LazyFrame, removed: pl.DataFrame, answers: Mapping[str, str], tokenizer: Any
+) -> Iterator[pl.DataFrame]:
+    """Rows of the `text` config, in corpus order and batch by batch, without those whose `id` is in `removed`.
 
-
-def make_card(
-    title: str,
-    rows: pl.DataFrame,
-    funnel: list[dict[str, Any]],
-    generator: dict[str, Any],
-    templates: dict[str, str],
-    settings: ExportSettings,
-    decontamination: dict[str, dict[str, int]] | None,
-) -> str:
-    """The data set card: YAML that the hub reads, then counts, model, sampling and every template.
-
-    `decontamination` has `texts`, `removed` and `removed_chunks` per evaluation set; None when it was off.
+    `chunks` has `chunk_id`, `document_id`, `source`, `title`, `start`, `end`, `text`; `distinct` has `id`,
+    `request_id`, `chunk_id`, `template`, `strategy`, `text`; `answers` says what each template answers.
     """
-    header: dict[str, Any] = {
-        "pretty_name": title,
-        "language": settings.language,
-        "task_categories": ["text-generation"],
-        "tags": ["synthetic", "active-reading"],
-        "configs": [
-            {"config_name": "text", "data_files": "data/text/*.parquet", "default": True},
-            {"config_name": "chunks", "data_files": "data/chunks/*.parquet"},
-        ],
-    }
-    if settings.license:
-        header["license"] = settings.license
-    columns = ("template", "planned", "accepted", "texts", "kept", "distinct", "tokens")
-    table = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    table += [f"| {' | '.join(str(line[column]) for column in columns)} |" for line in funnel]
-    reasons = [
-        f"- `{line['template']}`: " + ", ".join(f"{reason} {n}" for reason, n in sorted(line["dropped"].items()))
-        for line in funnel
-        if line["dropped"]
-    ]
-    num_sources = rows.filter(pl.col("template") == "chunk").height
-    license_line = settings.license or "not stated; it follows the documents"
-    prompts = [f"### {name}\n\n````jinja\n{source.strip()}\n````" for name, source in templates.items()]
-    sampling = [f"- {name}: {value}" for name, value in generator.items()]
-    body = [
-        f"# {title}",
-        f"{num_sources} chunks of {rows['document_id'].n_unique()} documents, and "
-        f"{rows.height - num_sources} texts that a language model wrote about them "
-        f"({rows['num_tokens'].sum():,} tokens in all). Licence: {license_line}.",
-        "## Load",
-        '```python\nfrom datasets import load_dataset\n\nload_dataset("path/to/this/folder", split="train")\n```',
-        "## Counts",
-        "\n".join(table),
-        "Dropped, by reason:\n" + "\n".join(reasons) if reasons else "Nothing was dropped.",
-        "## Decontamination",
-        *_decontamination(decontamination),
-        "## Generator",
-        "\n".join(sampling),
-        "## Templates",
-        *prompts,
-    ]
-    return f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n" + "\n\n".join(body) + "\n"
+    asking = [template for template, answer in answers.items() if answer == "questions"]
+    for batch in chunks.iter_slices(BATCH_ROWS):
+        absent = {name: pl.lit(None, dtype=pl.String) for name in ("strategy", "request_id")}
+        sources = batch.with_columns(pl.col("chunk_id").alias("id"), template=pl.lit("chunk"), **absent)
+        yield _complete(sources, removed, [], tokenizer)
+    # Columns without any value have no type of their own.
+    written = distinct.select("id", "request_id", "chunk_id", "template", "strategy", "text").cast(pl.String)
+    places = chunks.select("chunk_id", "document_id", "source", "title", "start", "end")
+    for offset in range(0, written.select(pl.len()).collect().item(), BATCH_ROWS):
+        batch = written.slice(offset, BATCH_ROWS).collect()
+        yield _complete(batch.join(places, on="chunk_id", maintain_order="left"), removed, asking, tokenizer)
 
 
-def _decontamination(counts: dict[str, dict[str, int]] | None) -> list[str]:
-    if counts is None:
-        return ["Off: texts may hold questions and texts of the evaluation, word for word."]
-    lines = [
-        f"| {name} | {of['texts']} | {of['removed']} | {of['removed_chunks']} |" for name, of in counts.items()
+def _complete(rows: pl.DataFrame, removed: pl.DataFrame, asking: list[str], tokenizer: Any) -> pl.DataFrame:
+    rows = rows.join(removed, on="id", how="anti", maintain_order="left")
+    parts = pl.when(pl.col("template").is_in(asking)).then("text").str.extract_groups(PAIR)
+    rows = rows.with_columns(parts.struct.field("question", "answer"))
+    return rows.with_columns(_num_tokens(rows["text"], tokenizer).alias("num_tokens")).select(COLUMNS)
+
+
+def write_dataset(batches: Iterator[pl.DataFrame], instruction: str, tokenizer: Any, folder: Path) -> None:
+    """Write every config below `folder/data`; only the rows of one shard are in memory at a time."""
+    shards = {config: _Shards(folder / "data" / config) for config in CONFIGS}
+    for rows in batches:
+        shards["text"].add(rows)
+        shards["chunks"].add(rows.filter(pl.col("template") == "chunk"))
+        shards["messages"].add(as_messages(rows, instruction, tokenizer))
+        shards["prompt_completion"].add(as_prompts(rows, instruction, tokenizer))
+    for writer in shards.values():
+        writer.close()
+
+
+def as_messages(rows: pl.DataFrame, instruction: str, tokenizer: Any) -> pl.DataFrame:
+    """`id`, `messages` (`role` and `content` of two turns), where it comes from, `num_tokens`."""
+    rows = rows.with_columns(
+        pl.coalesce("question", _instruction(instruction)).alias("prompt"),
+        pl.coalesce("answer", "text").alias("completion"),
+    )
+    answers = pl.coalesce(_num_tokens(rows["answer"], tokenizer), "num_tokens")
+    turns = [
+        pl.struct(pl.lit(role).alias("role"), pl.col(part).alias("content"))
+        for role, part in (("user", "prompt"), ("assistant", "completion"))
     ]
-    return [
-        f"Removed is every text with {NGRAM_WORDS} words in a row of an evaluation text, or all of a shorter one. "
-        "Chunks of the documents may quote a gold question in part, and fall only where they hold all of it.",
-        "\n".join(
-            [
-                "| evaluation set | its texts | generated texts removed | chunks removed |",
-                "| --- | --- | --- | --- |",
-                *lines,
-            ]
-        ),
-    ]
+    return rows.select(
+        "id",
+        pl.concat_list(turns).alias("messages"),
+        *ORIGIN,
+        (answers + _num_tokens(rows["prompt"], tokenizer)).alias("num_tokens"),
+    )
+
+
+def as_prompts(rows: pl.DataFrame, instruction: str, tokenizer: Any) -> pl.DataFrame:
+    """`id`, `prompt`, `completion`, where it comes from, `num_tokens`; the two parts are read without a gap."""
+    is_pair = pl.col("question").is_not_null()
+    split = pl.concat_str(pl.lit("Question: "), "question", pl.lit("\nAnswer:"))
+    asked = pl.concat_str(_instruction(instruction), pl.lit("\n\n"))
+    rows = rows.with_columns(
+        pl.when(is_pair).then(split).otherwise(asked).alias("prompt"),
+        pl.when(is_pair).then(pl.concat_str(pl.lit(" "), "answer")).otherwise("text").alias("completion"),
+    )
+    # The two parts of a question-answer text are the text.
+    before = pl.when(is_pair).then(0).otherwise(_num_tokens(rows["prompt"], tokenizer))
+    num_tokens = (before + pl.col("num_tokens")).cast(pl.Int32).alias("num_tokens")
+    return rows.select("id", "prompt", "completion", *ORIGIN, num_tokens)
+
+
+def _instruction(instruction: str) -> pl.Expr:
+    """The instruction with the title in its place, and the strategy below it."""
+    first, *others = instruction.split(TITLE)
+    parts = [pl.lit(first), *(part for text in others for part in (pl.col("title"), pl.lit(text)))]
+    strategy = pl.concat_str(pl.lit("\n"), "strategy").fill_null("")
+    return pl.concat_str(*parts, strategy)
+
+
+def _num_tokens(texts: pl.Series, tokenizer: Any) -> pl.Series:
+    """Tokens of each text, null for null; equal texts are tokenized once."""
+    different = texts.drop_nulls().unique(maintain_order=True)
+    if different.is_empty():
+        return pl.Series(texts.name, [None] * len(texts), dtype=pl.Int32)
+    lengths = [len(ids) for ids in tokenizer(different.to_list(), add_special_tokens=False)["input_ids"]]
+    return texts.replace_strict(different, lengths, default=None, return_dtype=pl.Int32)
+
+
+class _Shards:
+    """Writes the rows of one config as shards, whose names say how many there are."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.waiting: list[pl.DataFrame] = []
+        self.written: list[Path] = []
+
+    def add(self, rows: pl.DataFrame) -> None:
+        self.waiting.append(rows)
+        if sum(frame.estimated_size() for frame in self.waiting) >= SHARD_BYTES:
+            self._write()
+
+    def close(self) -> None:
+        if not self.written or any(frame.height for frame in self.waiting):
+            self._write()
+        for number, path in enumerate(self.written):
+            path.rename(self.folder / f"train-{number:05d}-of-{len(self.written):05d}.parquet")
+
+    def _write(self) -> None:
+        path = self.folder / f"{len(self.written)}.partial"
+        pl.concat(self.waiting).write_parquet(path, row_group_size=GROUP_ROWS)
+        self.written.append(path)
+        self.waiting = []

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from active_reading.flows import dataset_commands
 from active_reading.flows.pipeline import STAGES, run_flow, run_plain, schedule
 from active_reading.flows.settings import demo_study, load_study
 
@@ -62,6 +63,9 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "patch":
         _patch(arguments)
         return
+    if arguments.command in dataset_commands.COMMANDS:
+        print(dataset_commands.run_command(arguments))
+        return
     if arguments.command == "demo":
         study = demo_study(_overrides(arguments))
     else:
@@ -91,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_patch(
         commands.add_parser("patch", help="what a memory learned, as a file: create, show, apply, revert, merge")
     )
+    dataset_commands.add_commands(commands)
     demo = commands.add_parser("demo", help="run the study that ships with the package")
     stages = [commands.add_parser(stage, help=f"up to here: {HELP[stage]}") for stage in STAGES]
     for command in (run, served, *stages):

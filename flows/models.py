@@ -17,9 +17,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from active_reading.augment.identity import content_hash
+from active_reading.augment.identity import content_hash, file_hash
 from active_reading.flows.settings import DEFAULT_MODEL
-from active_reading.flows.steps import file_hash
 
 logger = logging.getLogger(__name__)
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"

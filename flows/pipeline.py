@@ -53,8 +53,9 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     if until == "decontaminate":
         return removed.folder
     dataset = task(stages.export, "export")(study, documents, chunks, generations, filtered, distinct, removed)
+    published: Path = task(stages.publish, "publish")(study, dataset)
     if until == "export":
-        return dataset.folder
+        return published
     trained: dict[str, Step | None] = {"base": None}
     made: dict[str, tuple[str, Variant]] = {}
     for data in study.train.data:

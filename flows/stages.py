@@ -8,11 +8,13 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from active_reading.augment.card import stated_licences
 from active_reading.augment.funnel import (
     REJECTION,
     build_funnel,
@@ -21,17 +23,20 @@ from active_reading.augment.funnel import (
     rejection_counts,
     request_counts,
 )
+from active_reading.augment.generate import ModelIdentity, Planner
 from active_reading.augment.identity import content_hash
 from active_reading.augment.ingest import find_files, read_documents
 from active_reading.eval.questions import Question, check_lengths, evaluation_texts, read_questions
 from active_reading.flows.models import ResolvedModel, resolve_model
 from active_reading.flows.progress import Progress
+from active_reading.flows.recipe import make_recipe, write_words
 from active_reading.flows.settings import Study
-from active_reading.flows.steps import Step, file_hash, run_step
+from active_reading.flows.steps import CONFIG, MANIFEST, Step, file_hash, run_step
 from active_reading.prompts.render import Template, load_template
 from active_reading.train.sweep import Variant, variants
 
 logger = logging.getLogger(__name__)
+DATASET = "dataset"  # the folder of the data set's versions
 VERSIONS = {
     "ingest": 1,
     "chunk": 1,
@@ -39,7 +44,7 @@ VERSIONS = {
     "filter": 3,
     "dedupe": 1,
     "decontaminate": 1,
-    "export": 2,
+    "export": 3,
     "train": 3,
     "evaluate": 2,
 }
@@ -48,6 +53,7 @@ VERSIONS = {
 def ingest(study: Study) -> Step:
     """Read the corpus; the files are read at every run, so a changed one is always noticed."""
     documents, skipped = read_documents(study.corpus)
+    stated_licences(documents["source"].to_list(), study.export)
     for file in skipped:
         logger.warning("skipped %s: %s", file.source, file.reason)
 
@@ -92,17 +98,15 @@ def generate(study: Study, documents: Step, chunks: Step) -> Step:
     templates = _templates(study)
 
     def build(folder: Path) -> dict[str, Any]:
-        from active_reading.augment.generate import ModelIdentity, make_engine
         from active_reading.augment.generate import generate as ask
+        from active_reading.augment.generate import make_engine
         from active_reading.augment.ledger import Ledger
 
-        # The echo engine's answers are no model's: they must never be reused as such.
-        identity = ModelIdentity(model.name, model.revision if study.generate.engine == "vllm" else "echo")
         with Progress("generate") as progress:
             made = ask(
                 _with_titles(chunks, documents),
                 study.generate,
-                identity,
+                _identity(study, model),
                 Ledger(study.root / "ledger"),
                 lambda: make_engine(study.generate, model.folder),
                 progress,
@@ -227,29 +231,59 @@ def export(
     decontaminated: Step,
 ) -> Step:
     """Write the data set and its card."""
-    model = resolve_model(study.model)
+    model, templates = resolve_model(study.model), _templates(study)
+    recipe = make_recipe(study, model, templates)
 
     def build(folder: Path) -> dict[str, Any]:
-        from active_reading.augment.export import build_rows, make_card, write_dataset
+        from active_reading.augment.export import make_rows, write_dataset
         from active_reading.train.load import load_tokenizer
 
-        rows = build_rows(
+        tokenizer = load_tokenizer(model.folder)
+        answers = {name: template.answer for name, template in templates.items()}
+        batches = make_rows(
             _with_titles(chunks, documents),
-            _read(distinct, "distinct"),
+            pl.scan_parquet(distinct.folder / "distinct.parquet"),
             _read(decontaminated, "removed"),
-            load_tokenizer(model.folder),
+            answers,
+            tokenizer,
         )
-        lines = funnel(generations, filtered, distinct, decontaminated)
-        sources = {name: template.source for name, template in _templates(study).items()}
-        checked = decontaminated.summary if study.decontaminate else None
-        facts = generator_facts(study, model)
-        write_dataset(rows, make_card(study.name, rows, lines, facts, sources, study.export, checked), folder)
+        write_dataset(batches, study.export.instruction, tokenizer, folder)
+        write_words(
+            folder,
+            study,
+            recipe,
+            templates,
+            generator=generator_facts(study, model),
+            documents=_read(documents, "documents"),
+            chunks=_read(chunks, "chunks"),
+            funnel=funnel(generations, filtered, distinct, decontaminated),
+            decontamination=decontaminated.summary if study.decontaminate else None,
+        )
         content = {path.name: _data_hash(path) for path in (folder / "data").iterdir()}
-        return {"rows": rows.height, "tokens": int(rows["num_tokens"].sum()), "content": content}
+        rows = pl.scan_parquet(folder / "data" / "text" / "*.parquet")
+        counts = rows.select(pl.len(), pl.col("num_tokens").cast(pl.Int64).sum()).collect().row(0)
+        return {"rows": counts[0], "tokens": counts[1], "content": content}
 
     steps = (documents, chunks, generations, filtered, distinct, decontaminated)
-    inputs = {step.folder.name: step.digest for step in steps}
+    inputs = {step.folder.name: step.digest for step in steps} | {"recipe": content_hash(recipe)}
     return _step(study, "export", study.export.model_dump(), inputs, build)
+
+
+def publish(study: Study, dataset: Step) -> Path:
+    """Make the data set the next version of the study's, unless the newest one has the same rows."""
+    from active_reading.augment import versions
+
+    model = resolve_model(study.model)
+    paths = (path for path in dataset.folder.rglob("*") if path.is_file())
+    files = sorted(path.relative_to(dataset.folder).as_posix() for path in paths)
+    facts = {
+        "study": study.name,
+        "made_with": f"active-reading {version('active-reading')}",
+        "generator": dataclasses.asdict(_identity(study, model)),
+        "views": {"instruction": study.export.instruction},
+    }
+    made = [name for name in files if name not in (MANIFEST, CONFIG)]
+    return versions.publish(study.root / DATASET, dataset.folder, made, facts).folder
 
 
 def train(study: Study, dataset: Step, data: str, variant: Variant) -> Step:
@@ -316,6 +350,11 @@ def generator_facts(study: Study, model: ResolvedModel) -> dict[str, Any]:
     return {"model": model.name, "revision": model.revision, **sampling}
 
 
+def _identity(study: Study, model: ResolvedModel) -> ModelIdentity:
+    # The echo engine's answers are no model's: they must never be reused as such.
+    return ModelIdentity(model.name, model.revision if study.generate.engine == "vllm" else "echo")
+
+
 def funnel(generations: Step, filtered: Step, distinct: Step, decontaminated: Step) -> list[dict[str, Any]]:
     """Counts and drop reasons per template, from the files of the four steps."""
     texts = _together(_read(filtered, "kept"), _read(filtered, "dropped"))
@@ -328,8 +367,6 @@ def check_study(study: Study) -> ResolvedModel:
     """Fail now rather than after an hour: corpus, templates, questions, model, memory settings."""
     find_files(Path(study.corpus.path).expanduser())
     _templates(study)
-    from active_reading.augment.generate import ModelIdentity, Planner
-
     Planner(study.generate, ModelIdentity("", ""))
     evaluation_texts(study.evaluate.questions)
     questions = read_questions(Path(study.evaluate.questions)) if study.evaluate.questions else []

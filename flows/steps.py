@@ -5,7 +5,6 @@ without it, or with a missing or cut file, is made again. The digest in the mani
 files themselves: later steps depend on it, so a result that was made again differently is noticed.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -19,10 +18,11 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from active_reading.augment.identity import content_hash
+from active_reading.augment.identity import content_hash, file_hash
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+CONFIG = "config.yaml"
 LOCKS = ".locks"
 
 
@@ -67,7 +67,7 @@ def run_step(
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         logger.info("%s: started", name)
-        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         began = time.monotonic()
         summary = build(folder) or {}
         seconds = time.monotonic() - began
@@ -86,12 +86,6 @@ def read_step(folder: Path) -> Step | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return step if whole else None
-
-
-def file_hash(path: Path) -> str:
-    """Hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _finish(

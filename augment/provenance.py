@@ -1,0 +1,73 @@
+"""Provenance: a row of a data set -> the prompt that asked for it -> the chunk -> the document.
+
+The prompt is rendered again from the templates and the study that the version holds, and it is the very one: its
+request id, a hash of all that decides an answer, must be the row's.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from active_reading.augment.card import RECIPE
+from active_reading.augment.generate import GenerateSettings, ModelIdentity, Planner, Request
+from active_reading.augment.versions import Version
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a row comes from. What is no longer there is None: of a row that is a chunk itself, the request."""
+
+    version: Version
+    row: dict[str, Any]
+    request: Request | None
+    model: ModelIdentity
+    chunk: str | None  # its text
+    document: str | None  # its text
+
+
+def find_origin(version: Version, row_id: str, documents: list[Path]) -> Origin | None:
+    """The origin of the row whose id begins with `row_id`; None when the version has none.
+
+    `documents` are Parquet files with `document_id` and `text`, where documents are looked for. Raises ValueError
+    when several ids begin so.
+    """
+    rows = pl.scan_parquet(version.folder / "data" / "text" / "*.parquet")
+    found = rows.filter(pl.col("id").str.starts_with(row_id)).head(2).collect()
+    if found.height > 1:
+        raise ValueError(f"several ids begin with '{row_id}', such as {' and '.join(found['id'])}: give more of it")
+    if found.is_empty():
+        return None
+    row = found.row(0, named=True)
+    document = _document(row["document_id"], documents)
+    # The chunk itself may be no row: decontamination may have removed it.
+    chunk = document[row["start"] : row["end"]] if document else _text_of(rows, row["chunk_id"])
+    model = ModelIdentity(**version.manifest["generator"])
+    request = _request(version, row, chunk, model) if row["request_id"] and chunk is not None else None
+    return Origin(version, row, request, model, chunk, document)
+
+
+def _request(version: Version, row: dict[str, Any], chunk: str, model: ModelIdentity) -> Request | None:
+    values = yaml.safe_load((version.folder / RECIPE).read_text(encoding="utf-8"))["generate"]
+    for use in values["templates"]:
+        for key in ("template", "apply"):
+            if use[key]:
+                use[key] = str(version.folder / use[key])
+    planner = Planner(GenerateSettings.model_validate(values), model)
+    asked = {"chunk_id": row["chunk_id"], "text": chunk, "title": row["title"]}
+    return planner.find(row["request_id"], asked, row["strategy"])
+
+
+def _document(document_id: str, files: list[Path]) -> str | None:
+    for path in files:
+        found = pl.scan_parquet(path).filter(pl.col("document_id") == document_id).select("text").collect()
+        if not found.is_empty():
+            return str(found.item())
+    return None
+
+
+def _text_of(rows: pl.LazyFrame, row_id: str) -> str | None:
+    found = rows.filter(pl.col("id") == row_id).select("text").collect()
+    return None if found.is_empty() else str(found.item())
