@@ -158,12 +158,14 @@ class _Shards:
         self.written: list[Path] = []
 
     def add(self, rows: pl.DataFrame) -> None:
+        if rows.is_empty() and (self.waiting or self.written):
+            return  # one empty shard still says which columns there are
         self.waiting.append(rows)
-        if sum(frame.estimated_size() for frame in self.waiting) >= SHARD_BYTES:
+        if rows.height and sum(frame.estimated_size() for frame in self.waiting) >= SHARD_BYTES:
             self._write()
 
     def close(self) -> None:
-        if not self.written or any(frame.height for frame in self.waiting):
+        if self.waiting:
             self._write()
         for number, path in enumerate(self.written):
             path.rename(self.folder / f"train-{number:05d}-of-{len(self.written):05d}.parquet")

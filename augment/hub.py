@@ -58,9 +58,8 @@ def push(upload: Upload) -> str:
     Raises ValueError when the repository has other rows under this version's tag, when somebody else pushed at the
     same time, and for whatever the hub refuses.
     """
-    import httpx
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
 
     api = HfApi()
     kind: Any = {"repo_type": "dataset"}
@@ -86,7 +85,7 @@ def push(upload: Upload) -> str:
         if status == 412:
             raise ValueError(f"{upload.repository} was changed by another push meanwhile: push again") from error
         raise ValueError(f"{upload.repository}: the hub refuses it ({' '.join(str(error).split())})") from error
-    except httpx.HTTPError as error:
+    except HTTPError as error:
         raise ValueError(f"the hub cannot be reached ({error}): nothing was pushed") from error
     return str(commit.commit_url)
 

@@ -105,7 +105,7 @@ def publish(root: Path, made: Path, files: list[str], facts: dict[str, Any]) -> 
         changes = _changes(newest, made, files, facts)
         if newest and changes is None:
             _say_anew(versions, made, files)
-            return newest
+            return open_version(newest.folder)
         number = max(_numbers(root), default=0) + 1
         partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}v{number}-", dir=root))
         partial.chmod(0o755)

@@ -1,6 +1,7 @@
-"""Export: a data set that `datasets` opens as it is, and a card that says how it was made."""
+"""Export: a data set that `datasets` opens as it is, in views that hold the same rows."""
 
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -8,60 +9,19 @@ from typing import Any
 import datasets
 import polars as pl
 import pytest
-import yaml
-from huggingface_hub import DatasetCard
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from active_reading.augment.export import COLUMNS, ExportSettings, build_rows, make_card, write_dataset
-from active_reading.prompts.render import load_template
+from active_reading.augment import export
+from active_reading.augment.export import COLUMNS, CONFIGS, PAIR, ExportSettings, as_messages, as_prompts, make_rows
 
-CHUNKS = pl.DataFrame(
-    {
-        "chunk_id": ["c1", "c2", "c3"],
-        "document_id": ["d1", "d1", "d2"],
-        "source": ["owl.md", "owl.md", "deep/eel.txt"],
-        "text": [
-            "The owl sleeps in the oak.",
-            '\u00c9lodie\'s owl \U0001f989 wakes.\n\n"Hoo," it says.',
-            "An eel hides.",
-        ],
-        "title": ["Owls", "Owls", "eel"],
-        "num_tokens": [99, 99, 99],
-    }
+HEADER = "configs:\n" + "".join(
+    f"- config_name: {config}\n  data_files: data/{config}/*.parquet\n  default: {str(config == 'text').lower()}\n"
+    for config in CONFIGS
 )
-DISTINCT = pl.DataFrame(
-    {
-        "id": ["t1", "t2", "t3"],
-        "request_id": ["r1", "r2", "r3"],
-        "chunk_id": ["c3", "c1", "c1"],
-        "template": ["questions", "paraphrase", "apply_strategy"],
-        "strategy": [None, None, "List every tree"],
-        "text": [
-            "Question: What hides?\nAnswer: An eel",
-            "In the oak sleeps \u0141ukasz; {{ x }} | <b>",
-            "Oak: a tree\t\u2028.",
-        ],
-    }
-)
-REMOVED = pl.DataFrame({"id": ["c2", "t3"], "ngram": ["where is the owl", "where is the owl"]})
-CHECKED = {"gold": {"texts": 7, "removed": 1, "removed_chunks": 2}}
-FUNNEL = [
-    {"template": "paraphrase", "planned": 6, "accepted": 4, "rejected": 1, "failed": 1, "texts": 6, "kept": 3}
-    | {"distinct": 2, "tokens": 310, "dropped": {"truncated": 1, "failed": 1, "copy": 1, "duplicate": 1}},
-    {"template": "questions", "planned": 3, "accepted": 3, "rejected": 0, "failed": 0, "texts": 9, "kept": 9}
-    | {"distinct": 9, "tokens": 120, "dropped": {}},
-]
-GENERATOR = {"model": "tiny", "revision": "abc123", "engine": "vllm", "temperature": 0.7, "top_p": 0.95, "seed": 5}
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A real fast tokenizer of words and marks, which adds an opening token unless told not to."""
-    words = Tokenizer(models.WordLevel({"[UNK]": 0, "[BOS]": 1}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.post_processor = processors.TemplateProcessing(single="[BOS] $A", special_tokens=[("[BOS]", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", bos_token="[BOS]")
+NOTHING = pl.DataFrame(schema={"id": pl.String})
+ANSWERS = {"questions": "questions", "paraphrase": "text", "apply_strategy": "text"}
 
 
 @pytest.fixture
@@ -77,175 +37,170 @@ def offline(monkeypatch, tmp_path):
     return str(tmp_path / "cache")
 
 
-def card(rows: pl.DataFrame, **settings: Any) -> str:
-    sources = {name: load_template(name).source for name in ("paraphrase", "questions")}
-    return make_card("A study: 1", rows, FUNNEL, GENERATOR, sources, ExportSettings(**settings), CHECKED)
+@pytest.fixture
+def rows(chunks, distinct, tokenizer) -> pl.DataFrame:
+    return pl.concat(make_rows(chunks, distinct.lazy(), NOTHING, ANSWERS, tokenizer))
 
 
 @pytest.fixture
-def exported(tmp_path, tokenizer) -> tuple[pl.DataFrame, Path]:
-    rows = build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer)
-    folder = tmp_path / "dataset"
-    write_dataset(rows, card(rows), folder)
-    return rows, folder
+def exported(write, tmp_path) -> Path:
+    folder = write(tmp_path / "dataset")
+    (folder / "README.md").write_text(f"---\n{HEADER}---\n")
+    return folder
 
 
-def test_rows_are_the_chunks_and_then_the_generated_texts_each_with_its_origin(tokenizer):
-    rows = build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer)
+def test_rows_are_the_chunks_and_then_the_generated_texts_each_with_its_origin(rows, chunks, distinct):
     assert tuple(rows.columns) == COLUMNS
-    assert rows.select("id", "document_id", "chunk_id", "source", "template", "strategy").rows() == [
-        ("c1", "d1", "c1", "owl.md", "chunk", None),
-        ("c2", "d1", "c2", "owl.md", "chunk", None),
-        ("c3", "d2", "c3", "deep/eel.txt", "chunk", None),
-        ("t1", "d2", "c3", "deep/eel.txt", "questions", None),
-        ("t2", "d1", "c1", "owl.md", "paraphrase", None),
-        ("t3", "d1", "c1", "owl.md", "apply_strategy", "List every tree"),
+    places = [
+        "id",
+        "document_id",
+        "chunk_id",
+        "source",
+        "title",
+        "start",
+        "end",
+        "template",
+        "strategy",
+        "request_id",
     ]
-    assert rows["text"].to_list() == CHUNKS["text"].to_list() + DISTINCT["text"].to_list()
+    assert rows.select(places).rows() == [
+        ("c1", "d1", "c1", "owl.md", "Owls", 0, 26, "chunk", None, None),
+        ("c2", "d1", "c2", "owl.md", "Owls", 28, 62, "chunk", None, None),
+        ("c3", "d2", "c3", "deep/eel.txt", "eel", 0, 13, "chunk", None, None),
+        ("t1", "d2", "c3", "deep/eel.txt", "eel", 0, 13, "questions", None, "r1"),
+        ("t2", "d1", "c1", "owl.md", "Owls", 0, 26, "paraphrase", None, "r2"),
+        ("t3", "d1", "c1", "owl.md", "Owls", 0, 26, "apply_strategy", "List every tree", "r3"),
+    ]
+    assert rows["text"].to_list() == chunks["text"].to_list() + distinct["text"].to_list()
 
 
-def test_the_token_counts_are_those_of_the_tokenizer_without_its_special_tokens(tokenizer):
-    rows = build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer)
+def test_question_and_answer_stand_apart_for_templates_that_ask(chunks, distinct, tokenizer):
+    rows = pl.concat(make_rows(chunks, distinct.lazy(), NOTHING, ANSWERS, tokenizer))
+    assert rows.filter(id="t1").select("question", "answer").row(0) == ("What hides?", "An eel")
+    assert rows.filter(pl.col("id") != "t1").select("question", "answer").null_count().row(0) == (5, 5)
+    # A text that only looks like a question is no pair.
+    rows = pl.concat(make_rows(chunks, distinct.lazy(), NOTHING, {"questions": "text"}, tokenizer))
+    assert rows["question"].null_count() == rows.height
+
+
+LINE = st.text(st.characters(exclude_characters="\n", codec="utf-8"), min_size=1)
+
+
+@given(question=LINE, answer=LINE)
+def test_every_pair_that_the_filter_writes_is_taken_apart_again(question, answer):
+    text = pl.Series([f"Question: {question}\nAnswer: {answer}"])
+    assert text.str.extract_groups(PAIR).struct.unnest().row(0) == (question, answer)
+
+
+def test_the_token_counts_are_those_of_the_tokenizer_without_its_special_tokens(rows, tokenizer):
     assert rows["num_tokens"].to_list() == [6, 7, 3, 6, 10, 4]
     assert len(tokenizer("owl")["input_ids"]) == 2
     assert rows.schema["num_tokens"] == pl.Int32
 
 
-UNTYPED = {"id": [], "chunk_id": [], "template": [], "strategy": [], "text": []}
+UNTYPED = {"id": [], "request_id": [], "chunk_id": [], "template": [], "strategy": [], "text": []}
 
 
-@pytest.mark.parametrize(
-    "distinct",
-    [DISTINCT.clear(), pl.DataFrame(UNTYPED), DISTINCT.with_columns(strategy=pl.lit(None))],
-    ids=["no text", "no text and no types", "no strategy"],
-)
-def test_columns_without_any_value_keep_the_types_of_the_data_set(tokenizer, distinct):
-    rows = build_rows(CHUNKS, distinct, REMOVED.clear(), tokenizer)
-    assert rows.height == 3 + distinct.height
-    assert rows.schema == build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer).schema
+@pytest.mark.parametrize("kind", ["no text", "no text and no types", "no strategy"])
+def test_columns_without_any_value_keep_the_types_of_the_data_set(write, tmp_path, distinct, kind):
+    texts = {
+        "no text": distinct.clear(),
+        "no text and no types": pl.DataFrame(UNTYPED),
+        "no strategy": distinct.with_columns(strategy=pl.lit(None)),
+    }[kind]
+    some, all_ = write(tmp_path / "some", distinct=texts), write(tmp_path / "all")
+    for config in CONFIGS:
+        assert pl.read_parquet_schema(*some.glob(f"data/{config}/*")) == pl.read_parquet_schema(
+            *all_.glob(f"data/{config}/*")
+        )
 
 
-def test_load_dataset_opens_the_folder_and_its_default_is_the_text_config(exported, offline):
-    rows, folder = exported
-    loaded = datasets.load_dataset(str(folder), cache_dir=offline)
+def test_the_messages_are_a_question_and_its_answer_or_an_instruction_that_names_the_document(rows, tokenizer):
+    view = as_messages(rows, "Tell of {title} ({title})", tokenizer)
+    said = {
+        row["id"]: [(turn["role"], turn["content"]) for turn in row["messages"]]
+        for row in view.iter_rows(named=True)
+    }
+    texts = dict(rows.select("id", "text").iter_rows())
+    assert said["t1"] == [("user", "What hides?"), ("assistant", "An eel")]
+    assert said["c3"] == [("user", "Tell of eel (eel)"), ("assistant", texts["c3"])]
+    assert said["t3"] == [("user", "Tell of Owls (Owls)\nList every tree"), ("assistant", texts["t3"])]
+    assert dict(view.select("id", "num_tokens").iter_rows()) == {
+        "c1": 4 + 6, "c2": 4 + 7, "c3": 4 + 3, "t1": 2 + 2, "t2": 4 + 10, "t3": 7 + 4
+    }  # fmt: skip
+
+
+def test_prompt_and_completion_are_read_as_one_string(rows, tokenizer):
+    view = as_prompts(rows, "Tell of {title}", tokenizer)
+    together = dict(view.select("id", pl.concat_str("prompt", "completion")).iter_rows())
+    texts = dict(rows.select("id", "text").iter_rows())
+    assert together["t1"] == texts["t1"], "nothing is lost, nothing is added"
+    assert view.filter(id="t1").select("prompt", "completion").row(0) == (
+        "Question: What hides?\nAnswer:",
+        " An eel",
+    )
+    assert together["c1"] == f"Tell of Owls\n\n{texts['c1']}"
+    assert together["t3"] == f"Tell of Owls\nList every tree\n\n{texts['t3']}"
+    counted = {key: len(tokenizer(text, add_special_tokens=False)["input_ids"]) for key, text in together.items()}
+    assert dict(view.select("id", "num_tokens").iter_rows()) == counted
+
+
+def test_an_instruction_that_names_no_document_is_refused():
+    with pytest.raises(ValidationError, match="must hold {title}"):
+        ExportSettings(instruction="Tell me more")
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_load_dataset_opens_every_config(exported, offline, config):
+    loaded = datasets.load_dataset(str(exported), config, cache_dir=offline)
     assert list(loaded) == ["train"]
-    assert loaded["train"].config_name == "text"
+    rows = pl.read_parquet(exported / "data" / config / "*.parquet")
     assert loaded["train"].to_list() == rows.rows(named=True)
+    assert rows["id"].to_list() == ["c1", "c2", "c3", *(["t1", "t2", "t3"] if config != "chunks" else [])]
 
 
-def test_load_dataset_opens_the_chunks_alone(exported, offline):
-    rows, folder = exported
-    loaded = datasets.load_dataset(str(folder), "chunks", split="train", cache_dir=offline)
-    assert loaded.to_list() == rows.head(3).rows(named=True)
-    assert loaded["text"][:] == CHUNKS["text"].to_list()
-
-
-def test_the_two_configs_are_all_there_is(exported, offline):
-    _, folder = exported
-    assert sorted(datasets.get_dataset_config_names(str(folder))) == ["chunks", "text"]
+def test_the_default_is_the_text_config_and_other_files_beside_the_data_do_not_disturb(exported, offline):
+    (exported / "manifest.json").write_text(json.dumps({"files": {}}))
+    (exported / "study.yaml").write_text("license: null\n")
+    (exported / "templates").mkdir()
+    (exported / "templates" / "a.j2").write_text("{{ text }}")
+    pl.DataFrame({"change": ["added"]}).write_parquet(exported / "changes.parquet")
+    loaded = datasets.load_dataset(str(exported), split="train", cache_dir=offline)
+    assert loaded.config_name == "text"
+    assert loaded.num_rows == 6
+    assert sorted(datasets.get_dataset_config_names(str(exported))) == sorted(CONFIGS)
 
 
 def test_load_dataset_opens_the_parquet_files_themselves(exported, offline):
-    rows, folder = exported
-    files = str(folder / "data" / "text" / "*.parquet")
+    files = str(exported / "data" / "text" / "*.parquet")
     loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=offline)
-    assert loaded["text"][:] == rows["text"].to_list()
-    assert loaded["num_tokens"][:] == rows["num_tokens"].to_list()
+    assert loaded["id"][:] == ["c1", "c2", "c3", "t1", "t2", "t3"]
     assert loaded.features["strategy"].dtype.endswith("string")
 
 
-def test_other_files_beside_the_data_do_not_disturb(exported, offline):
-    rows, folder = exported
-    (folder / "manifest.json").write_text(json.dumps({"files": {}}))
-    (folder / "config.yaml").write_text("license: null\n")
-    assert datasets.load_dataset(str(folder), split="train", cache_dir=offline).num_rows == rows.height
+def test_rows_are_cut_into_shards_whose_names_count_them(write, tmp_path, monkeypatch):
+    whole = write(tmp_path / "whole")
+    monkeypatch.setattr(export, "BATCH_ROWS", 2)
+    monkeypatch.setattr(export, "SHARD_BYTES", 1)
+    folder = write(tmp_path / "cut")
+    for config in CONFIGS:
+        names = [path.name for path in sorted((folder / "data" / config).iterdir())]
+        assert len(names) > 1
+        assert names == [f"train-{number:05d}-of-{len(names):05d}.parquet" for number in range(len(names))]
+        parts = [pl.read_parquet(folder / "data" / config / name) for name in names]
+        assert all(part.height for part in parts), "no shard is empty"
+        assert pl.concat(parts).equals(pl.read_parquet(whole / "data" / config / "*.parquet"))
 
 
-def test_a_data_set_without_any_generated_text_opens_too(tmp_path, tokenizer, offline):
-    rows = build_rows(CHUNKS, DISTINCT.clear(), REMOVED.clear(), tokenizer)
-    write_dataset(rows, card(rows), tmp_path / "dataset")
-    loaded = datasets.load_dataset(str(tmp_path / "dataset"), split="train", cache_dir=offline)
-    assert loaded.to_list() == rows.rows(named=True)
+def test_what_was_removed_is_in_no_config_but_its_chunk_stays_the_origin_of_other_texts(write, tmp_path):
+    folder = write(tmp_path, removed=["c2", "t3"])
+    for config in CONFIGS:
+        ids = pl.read_parquet(folder / "data" / config / "*.parquet")["id"].to_list()
+        assert ids == ["c1", "c3", *(["t1", "t2"] if config != "chunks" else [])]
+    other = write(tmp_path / "other", removed=["c1"])
+    assert "t2" in pl.read_parquet(other / "data/text/*.parquet")["id"].to_list()
 
 
-def test_the_header_of_the_card_is_what_the_hub_reads(exported):
-    _, folder = exported
-    read = DatasetCard.load(folder / "README.md")
-    header = yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---\n")[1])
-    assert header == {
-        "pretty_name": "A study: 1",
-        "language": "en",
-        "task_categories": ["text-generation"],
-        "tags": ["synthetic", "active-reading"],
-        "configs": [
-            {"config_name": "text", "data_files": "data/text/*.parquet", "default": True},
-            {"config_name": "chunks", "data_files": "data/chunks/*.parquet"},
-        ],
-    }
-    assert read.data.pretty_name == "A study: 1"
-    assert read.data.license is None
-
-
-def test_the_licence_is_stated_where_it_is_given_and_never_assumed(tokenizer):
-    rows = build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer)
-    assert "license" not in DatasetCard(card(rows)).data.to_dict()
-    assert "Licence: not stated; it follows the documents." in card(rows)
-    stated = card(rows, license="cc-by-4.0")
-    assert DatasetCard(stated).data.license == "cc-by-4.0"
-    assert "Licence: cc-by-4.0." in stated
-
-
-def test_a_language_that_yaml_could_take_for_something_else_stays_a_language(tokenizer):
-    rows = build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer)
-    assert DatasetCard(card(rows, language="no")).data.language == "no"
-
-
-def test_the_card_says_how_much_there_is(tokenizer):
-    text = card(build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer))
-    assert "3 chunks of 2 documents, and 3 texts that a language model wrote about them (36 tokens in all)" in text
-    assert "| template | planned | accepted | texts | kept | distinct | tokens |\n| --- | --- |" in text
-    assert "| paraphrase | 6 | 4 | 6 | 3 | 2 | 310 |\n| questions | 3 | 3 | 9 | 9 | 9 | 120 |\n" in text
-    assert "- `paraphrase`: copy 1, duplicate 1, failed 1, truncated 1\n" in text
-    assert "- `questions`" not in text
-
-
-def test_the_card_says_when_nothing_was_dropped(tokenizer):
-    rows = build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer)
-    text = make_card("A study", rows, FUNNEL[1:], GENERATOR, {}, ExportSettings(), CHECKED)
-    assert "Nothing was dropped." in text
-    assert "Dropped, by reason" not in text
-
-
-def test_the_card_names_the_model_the_sampling_and_every_template_in_full(tokenizer):
-    text = card(build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer))
-    for name, value in GENERATOR.items():
-        assert f"\n- {name}: {value}\n" in text
-    for name in ("paraphrase", "questions"):
-        assert f"### {name}\n\n````jinja\n{load_template(name).source.strip()}\n````\n" in text
-
-
-@pytest.mark.parametrize("title", ["A study: 1", "no", "- [x] \"quoted\" 'twice'", "\u00c9lodie \U0001f989", "# 1"])
-def test_every_title_gives_a_card_whose_header_can_be_read(tokenizer, title):
-    rows = build_rows(CHUNKS, DISTINCT, REMOVED.clear(), tokenizer)
-    text = make_card(title, rows, FUNNEL, GENERATOR, {}, ExportSettings(), CHECKED)
-    assert DatasetCard(text).data.pretty_name == title
-    assert f"\n# {title}\n" in text
-
-
-def test_what_decontamination_removed_is_in_no_config_but_its_chunk_stays_the_origin_of_other_texts(
-    tmp_path, tokenizer
-):
-    rows = build_rows(CHUNKS, DISTINCT, REMOVED, tokenizer)
-    assert rows["id"].to_list() == ["c1", "c3", "t1", "t2"]
-    texts_of_a_removed_chunk = build_rows(CHUNKS, DISTINCT, pl.DataFrame({"id": ["c1"]}), tokenizer)
-    assert texts_of_a_removed_chunk["id"].to_list() == ["c2", "c3", "t1", "t2", "t3"]
-    write_dataset(rows, card(rows), tmp_path)
-    assert pl.read_parquet(tmp_path / "data/chunks/*.parquet")["id"].to_list() == ["c1", "c3"]
-
-
-def test_the_card_says_what_was_checked_and_removed_and_when_nothing_was_checked(tokenizer):
-    rows = build_rows(CHUNKS, DISTINCT, REMOVED, tokenizer)
-    assert "## Decontamination\n\nRemoved is every text with 13 words in a row" in card(rows)
-    assert "chunks removed |\n| --- | --- | --- | --- |\n| gold | 7 | 1 | 2 |\n" in card(rows)
-    off = make_card("A study", rows, FUNNEL, GENERATOR, {}, ExportSettings(), None)
-    assert "## Decontamination\n\nOff: texts may hold questions" in off
+def test_the_module_tells_every_column():
+    told = set(re.findall(r"`(\w+)`", str(export.__doc__)))
+    assert set(COLUMNS) | set(CONFIGS) <= told
