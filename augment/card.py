@@ -218,11 +218,12 @@ def _decontamination(counts: dict[str, dict[str, int]] | None) -> list[str]:
     if counts is None:
         return ["Off: texts may hold questions and texts of the evaluation, word for word."]
     lines = [{"evaluation set": _plain(name), **of} for name, of in counts.items()]
-    headings = ("evaluation set", "its texts", "generated texts removed", "chunks removed")
+    headings = ("evaluation set", "its texts", "generated texts removed", "chunks removed", "titles hidden")
     return [
         f"Removed is every text with {NGRAM_WORDS} words in a row of an evaluation text, or all of a shorter one. "
-        "Chunks of the documents may quote a gold question in part, and fall only where they hold all of it.",
-        _table(("evaluation set", "texts", "removed", "removed_chunks"), lines, headings),
+        "Chunks of the documents may quote a gold question in part, and fall only where they hold all of it; so do "
+        "titles, which stand in prompts: an id is there instead.",
+        _table(("evaluation set", "texts", "removed", "removed_chunks", "hidden_titles"), lines, headings),
     ]
 
 

@@ -13,6 +13,7 @@ import polars as pl
 
 NGRAM_WORDS = 13  # as GPT-3 was checked: Brown et al. 2020, https://arxiv.org/abs/2005.14165, appendix C
 WITHOUT_SPACES = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
+TITLE = "title"  # what stands for a template where a document's title is told of
 MARKS = ("evaluation_set", "evaluation_text", "ngram")
 
 

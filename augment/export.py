@@ -11,7 +11,7 @@ A folder that `datasets.load_dataset(folder)` opens, with four configs, each a f
 A question-answer text is its own question and answer. Any other text answers an instruction that names its
 document, and the strategy if there was one; the document itself is in no prompt. Tokens are those of the text, or
 of both parts, without the marks that a chat template adds.
-What decontamination removed is in none of them.
+What decontamination removed is in none of them, and a title that it found is hidden by the document's id.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,6 +20,8 @@ from typing import Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from active_reading.augment.decontaminate import TITLE as HIDDEN
 
 COLUMNS = (
     *("id", "text", "document_id", "chunk_id", "source", "title", "start", "end", "template", "strategy"),
@@ -60,11 +62,15 @@ class ExportSettings(BaseModel):
 def make_rows(
     chunks: pl.DataFrame, distinct: pl.LazyFrame, removed: pl.DataFrame, answers: Mapping[str, str], tokenizer: Any
 ) -> Iterator[pl.DataFrame]:
-    """Rows of the `text` config, in corpus order and batch by batch, without those whose `id` is in `removed`.
+    """Rows of the `text` config, in corpus order and batch by batch, without what decontamination found.
 
-    `chunks` has `chunk_id`, `document_id`, `source`, `title`, `start`, `end`, `text`; `distinct` has `id`,
-    `request_id`, `chunk_id`, `template`, `strategy`, `text`; `answers` says what each template answers.
+    `removed` has the `id` and `template` of rows, and of documents with the template `title`. `chunks` has
+    `chunk_id`, `document_id`, `source`, `title`, `start`, `end`, `text`; `distinct` has `id`, `request_id`,
+    `chunk_id`, `template`, `strategy`, `text`; `answers` says what each template answers.
     """
+    hidden = removed.filter(template=HIDDEN)["id"].implode()
+    title = pl.when(pl.col("document_id").is_in(hidden)).then("document_id").otherwise("title")
+    chunks = chunks.with_columns(title.alias("title"))
     asking = [template for template, answer in answers.items() if answer == "questions"]
     for batch in chunks.iter_slices(BATCH_ROWS):
         absent = {name: pl.lit(None, dtype=pl.String) for name in ("strategy", "request_id")}

@@ -67,10 +67,12 @@ def push(upload: Upload) -> str:
     try:
         repository = api.create_repo(upload.repository, private=upload.private, exist_ok=True, **kind).repo_id
         _check_tag(api, repository, upload.version)
-        info = api.repo_info(repository, **kind)
+        info = api.dataset_info(repository)
         there = [sibling.rfilename for sibling in info.siblings or []]
         stale = [path for path in there if path.startswith(OURS) and path not in upload.files]
-        operations = [CommitOperationAdd(path, str(upload.version.folder / path)) for path in upload.files]
+        operations: list[Any] = [
+            CommitOperationAdd(path, str(upload.version.folder / path)) for path in upload.files
+        ]
         operations += [CommitOperationDelete(path) for path in stale]
         commit = api.create_commit(
             repository, operations, commit_message=upload.message, parent_commit=info.sha, **kind

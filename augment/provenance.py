@@ -31,8 +31,8 @@ class Origin:
 def find_origin(version: Version, row_id: str, documents: list[Path]) -> Origin | None:
     """The origin of the row whose id begins with `row_id`; None when the version has none.
 
-    `documents` are Parquet files with `document_id` and `text`, where documents are looked for. Raises ValueError
-    when several ids begin so.
+    `documents` are Parquet files with `document_id`, `title` and `text`, where documents are looked for.
+    Raises ValueError when several ids begin so.
     """
     rows = pl.scan_parquet(version.folder / "data" / "text" / "*.parquet")
     found = rows.filter(pl.col("id").str.starts_with(row_id)).head(2).collect()
@@ -41,30 +41,42 @@ def find_origin(version: Version, row_id: str, documents: list[Path]) -> Origin 
     if found.is_empty():
         return None
     row = found.row(0, named=True)
-    document = _document(row["document_id"], documents)
+    titled = _document(row["document_id"], documents)
+    document = titled[1] if titled else None
     # The chunk itself may be no row: decontamination may have removed it.
     chunk = document[row["start"] : row["end"]] if document else _text_of(rows, row["chunk_id"])
     model = ModelIdentity(**version.manifest["generator"])
-    request = _request(version, row, chunk, model) if row["request_id"] and chunk is not None else None
+    # Decontamination may have hidden the title that the model was told.
+    titles = dict.fromkeys([row["title"], titled[0] if titled else row["title"]])
+    request = (
+        _request(version, row, list(titles), chunk, model) if row["request_id"] and chunk is not None else None
+    )
     return Origin(version, row, request, model, chunk, document)
 
 
-def _request(version: Version, row: dict[str, Any], chunk: str, model: ModelIdentity) -> Request | None:
+def _request(
+    version: Version, row: dict[str, Any], titles: list[str], chunk: str, model: ModelIdentity
+) -> Request | None:
     values = yaml.safe_load((version.folder / RECIPE).read_text(encoding="utf-8"))["generate"]
     for use in values["templates"]:
         for key in ("template", "apply"):
             if use[key]:
                 use[key] = str(version.folder / use[key])
     planner = Planner(GenerateSettings.model_validate(values), model)
-    asked = {"chunk_id": row["chunk_id"], "text": chunk, "title": row["title"]}
-    return planner.find(row["request_id"], asked, row["strategy"])
+    for title in titles:
+        asked = {"chunk_id": row["chunk_id"], "text": chunk, "title": title}
+        if request := planner.find(row["request_id"], asked, row["strategy"]):
+            return request
+    return None
 
 
-def _document(document_id: str, files: list[Path]) -> str | None:
+def _document(document_id: str, files: list[Path]) -> tuple[str, str] | None:
+    """Title and text."""
     for path in files:
-        found = pl.scan_parquet(path).filter(pl.col("document_id") == document_id).select("text").collect()
+        found = pl.scan_parquet(path).filter(pl.col("document_id") == document_id).select("title", "text").collect()
         if not found.is_empty():
-            return str(found.item())
+            title, text = found.row(0)
+            return title, text
     return None
 
 

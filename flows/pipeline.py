@@ -49,7 +49,7 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     distinct = task(stages.dedupe, "dedupe")(study, filtered)
     if until == "dedupe":
         return distinct.folder
-    removed = task(stages.decontaminate, "decontaminate")(study, chunks, distinct)
+    removed = task(stages.decontaminate, "decontaminate")(study, documents, chunks, distinct)
     if until == "decontaminate":
         return removed.folder
     dataset = task(stages.export, "export")(study, documents, chunks, generations, filtered, distinct, removed)

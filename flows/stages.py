@@ -43,7 +43,7 @@ VERSIONS = {
     "generate": 3,
     "filter": 3,
     "dedupe": 1,
-    "decontaminate": 1,
+    "decontaminate": 2,
     "export": 3,
     "train": 3,
     "evaluate": 2,
@@ -172,28 +172,34 @@ def dedupe(study: Study, filtered: Step) -> Step:
     return _step(study, "dedupe", study.dedupe.model_dump(), {"kept": filtered.digest}, build)
 
 
-def decontaminate(study: Study, chunks: Step, distinct: Step) -> Step:
+def decontaminate(study: Study, documents: Step, chunks: Step, distinct: Step) -> Step:
     """List the chunks and texts that hold what the evaluation asks: the data set is made without them.
 
+    So do strategies, which stand in prompts of the data set, and titles, which are no rows: it hides those.
     After dedupe, so that no near copy takes the place of a text that falls.
     """
     evaluation = evaluation_texts(study.evaluate.questions) if study.decontaminate else {}
 
     def build(folder: Path) -> dict[str, Any]:
-        from active_reading.augment.decontaminate import mark_contaminated
+        from active_reading.augment.decontaminate import TITLE, mark_contaminated
 
         asked = pl.DataFrame(
             [(name, text, False) for name, texts in evaluation.items() for text in texts],
             schema={"set": pl.String, "text": pl.String, "whole": pl.Boolean},
             orient="row",
         )
-        sources = _read(chunks, "chunks").select(pl.col("chunk_id").alias("id"), "text", template=pl.lit("chunk"))
-        written = _read(distinct, "distinct").select("id", "text", "template").cast(pl.String)
+        sources = _read(chunks, "chunks").select(id="chunk_id", text="text", template=pl.lit("chunk"))
+        titles = _read(documents, "documents").select(id="document_id", text="title", template=pl.lit(TITLE))
+        written = _read(distinct, "distinct").select("id", "text", "template", "strategy").cast(pl.String)
+        strategies = written.filter(pl.col("strategy").is_not_null()).with_columns(text="strategy")
+        mostly = asked.with_columns(whole=pl.col("set") == "gold")
         marked = [
-            mark_contaminated(sources, asked.with_columns(whole=pl.col("set") == "gold")),
-            mark_contaminated(written, asked),
+            mark_contaminated(sources, mostly),
+            mark_contaminated(titles, mostly),
+            mark_contaminated(pl.concat([written, strategies]), asked),
         ]
-        fallen, removed = (rows.filter(pl.col("ngram").is_not_null()) for rows in marked)
+        fallen, hidden, removed = (rows.filter(pl.col("ngram").is_not_null()) for rows in marked)
+        removed = removed.unique("id", keep="first", maintain_order=True)
         if 0 < fallen.height == sources.height:
             raise ValueError(
                 "every chunk of the documents holds a text of the evaluation, and none is left to learn: "
@@ -207,17 +213,25 @@ def decontaminate(study: Study, chunks: Step, distinct: Step) -> Step:
                 folder / "removed.parquet",
             )
         columns = ["id", "template", "evaluation_set", "evaluation_text", "ngram"]
-        pl.concat([fallen, removed], how="diagonal").select(columns).write_parquet(folder / "removed.parquet")
+        pl.concat([fallen, hidden, removed], how="diagonal").select(columns).write_parquet(
+            folder / "removed.parquet"
+        )
         return {
             name: {
                 "texts": len(texts),
                 "removed": removed.filter(evaluation_set=name).height,
                 "removed_chunks": fallen.filter(evaluation_set=name).height,
+                "hidden_titles": hidden.filter(evaluation_set=name).height,
             }
             for name, texts in evaluation.items()
         }
 
-    inputs = {"chunks": chunks.digest, "distinct": distinct.digest, "evaluation": content_hash(evaluation)}
+    inputs = {
+        "documents": documents.digest,
+        "chunks": chunks.digest,
+        "distinct": distinct.digest,
+        "evaluation": content_hash(evaluation),
+    }
     return _step(study, "decontaminate", {"decontaminate": study.decontaminate}, inputs, build)
 
 

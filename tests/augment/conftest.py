@@ -74,7 +74,7 @@ def write(tokenizer: Any, chunks: pl.DataFrame, distinct: pl.DataFrame) -> Write
         distinct: pl.DataFrame = distinct,
         removed: Sequence[str] = (),
     ) -> Path:
-        fallen = pl.DataFrame({"id": removed}, schema={"id": pl.String})
+        fallen = pl.DataFrame({"id": removed, "template": "any"}, schema={"id": pl.String, "template": pl.String})
         batches = make_rows(chunks, distinct.lazy(), fallen, ANSWERS, tokenizer)
         write_dataset(batches, ExportSettings().instruction, tokenizer, folder)
         return folder

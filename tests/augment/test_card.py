@@ -15,7 +15,7 @@ from active_reading.augment.card import CardFacts, list_sources, make_card
 from active_reading.augment.export import CONFIGS, ExportSettings
 from active_reading.prompts.render import load_template
 
-CHECKED = {"gold": {"texts": 7, "removed": 1, "removed_chunks": 2}}
+CHECKED = {"gold": {"texts": 7, "removed": 1, "removed_chunks": 2, "hidden_titles": 3}}
 FUNNEL = [
     {"template": "paraphrase", "planned": 6, "accepted": 4, "rejected": 1, "failed": 1, "texts": 6, "kept": 3}
     | {"distinct": 2, "tokens": 310, "dropped": {"truncated": 1, "failed": 1, "copy": 1, "duplicate": 1}},
@@ -201,5 +201,5 @@ def test_a_template_with_fences_of_its_own_is_fenced_by_a_longer_one():
 
 def test_the_card_says_what_was_checked_and_removed_and_when_nothing_was_checked():
     assert "## Decontamination\n\nRemoved is every text with 13 words in a row" in card()
-    assert "chunks removed |\n| --- | --- | --- | --- |\n| gold | 7 | 1 | 2 |\n" in card()
+    assert "titles hidden |\n| --- | --- | --- | --- | --- |\n| gold | 7 | 1 | 2 | 3 |\n" in card()
     assert "## Decontamination\n\nOff: texts may hold questions" in card({"decontamination": None})

@@ -20,7 +20,7 @@ HEADER = "configs:\n" + "".join(
     f"- config_name: {config}\n  data_files: data/{config}/*.parquet\n  default: {str(config == 'text').lower()}\n"
     for config in CONFIGS
 )
-NOTHING = pl.DataFrame(schema={"id": pl.String})
+NOTHING = pl.DataFrame(schema={"id": pl.String, "template": pl.String})
 ANSWERS = {"questions": "questions", "paraphrase": "text", "apply_strategy": "text"}
 
 
@@ -199,6 +199,13 @@ def test_what_was_removed_is_in_no_config_but_its_chunk_stays_the_origin_of_othe
         assert ids == ["c1", "c3", *(["t1", "t2"] if config != "chunks" else [])]
     other = write(tmp_path / "other", removed=["c1"])
     assert "t2" in pl.read_parquet(other / "data/text/*.parquet")["id"].to_list()
+
+
+def test_a_title_that_was_found_is_hidden_in_every_row_of_its_document(chunks, distinct, tokenizer):
+    found = pl.DataFrame({"id": ["d1"], "template": ["title"]})
+    rows = pl.concat(make_rows(chunks, distinct.lazy(), found, ANSWERS, tokenizer))
+    assert rows["title"].to_list() == ["d1", "d1", "eel", "eel", "d1", "d1"]
+    assert "Owls" not in str(as_messages(rows, "Tell of {title}", tokenizer).to_dicts())
 
 
 def test_the_module_tells_every_column():

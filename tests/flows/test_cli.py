@@ -252,6 +252,21 @@ def test_a_model_is_a_name_whatever_yaml_makes_of_it(call, documents, monkeypatc
     assert studies[0].model == model
 
 
+def test_commands_for_data_sets_say_what_they_find_and_what_not(call, documents, tiny_model):
+    """Two versions, of which the second lacks the long texts."""
+    words = ("export", documents, "train.methods=[full]", "--model", tiny_model, "generate.engine=echo")
+    words = (*words, "output=runs/birds")
+    code, output, error = call(*words)
+    assert (code, error) == (0, "")
+    assert output.endswith(f"export: {Path('runs/birds/dataset/v1').absolute()}\n")
+    assert call(*words, "filter.min_words=99")[0] == 0
+    assert call("diff", "v1", "v2")[1].startswith("v1 -> v2: 0 added, ")
+    code, output, _ = call("push", "birds", "--dry-run")
+    assert (code, output.splitlines()[-1]) == (0, "nothing was sent")
+    assert_one_line(call("show", "nothing"), "no row of .*dataset has an id that begins with 'nothing'")
+    assert_one_line(call("diff", "v1", "v3"), "v3 is no version of a data set")
+
+
 def test_a_bad_cron_line_is_named(call, documents, tiny_model):
     result = call("schedule", documents, "train.methods=[full]", "--model", tiny_model, "--cron", "every day")
     assert_one_line(result, "--cron 'every day' is not a cron schedule such as '0 2 \\* \\* \\*'")
@@ -260,7 +275,7 @@ def test_a_bad_cron_line_is_named(call, documents, tiny_model):
 def test_help_tells_every_command(call):
     code, output, _ = call("--help")
     assert code == 0
-    for command in ("run", "demo", "schedule", *STAGES):
+    for command in ("run", "demo", "schedule", "push", "diff", "show", *STAGES):
         assert re.search(rf"^ +{command}\s", output, re.MULTILINE), command
 
 

@@ -277,11 +277,30 @@ def test_a_chunk_that_asks_a_gold_question_is_left_out_counted_and_told(tiny_mod
     assert any("1 of" in line and "hold a text of the evaluation" in line for line in caplog.messages)
     summary = read_step(only(folder, "decontaminate-*")).summary["gold"]
     assert (summary["texts"], summary["removed_chunks"]) == (2, 1)
-    assert f"| gold | 2 | {summary['removed']} | 1 |" in (dataset / "README.md").read_text(encoding="utf-8")
+    assert f"| gold | 2 | {summary['removed']} | 1 | 0 |" in (dataset / "README.md").read_text(encoding="utf-8")
 
     kept = run_plain(study_in(folder, tiny_model, "decontaminate=false"), "export")
     assert "faq.md" in set(pl.read_parquet(kept / "data/chunks/*.parquet")["source"])
     assert "Off: texts may hold" in (kept / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_title_or_strategy_that_asks_a_gold_question_is_in_no_prompt_of_the_data_set(tiny_model, tmp_path):
+    folder = write_project(tmp_path)
+    lake = folder / "documents" / "lake.txt"
+    lake.rename(lake.with_name("how-deep-is-lake-umbrosel.txt"))
+    ask(folder, "How deep is Lake Umbrosel?", "Read it backwards!")  # the echo proposes to read it backwards
+    dataset = run_plain(study_in(folder, tiny_model, "dedupe.threshold=1"), "export")
+    rows = pl.read_parquet(dataset / "data/text/*.parquet")
+    mine = rows.filter(pl.col("source").str.contains("umbrosel"))
+    assert mine.height > 1, "facts may be learned"
+    assert mine["title"].to_list() == mine["document_id"].to_list()
+    assert set(rows["strategy"].drop_nulls()) == {"Read every second sentence first"}
+    messages = str(pl.read_parquet(dataset / "data/messages/*.parquet")["messages"].to_list()).lower()
+    assert "how deep" not in messages
+    assert "backwards" not in messages
+    removed = pl.read_parquet(only(folder, "decontaminate-*/removed.parquet"))
+    assert removed.filter(template="title")["ngram"].to_list() == ["how deep is lake umbrosel"]
+    assert set(removed.filter(template="apply_strategy")["ngram"]) == {"read it backwards"}
 
 
 def test_a_chunk_may_quote_a_gold_question_in_part(tiny_model, tmp_path):
