@@ -9,12 +9,20 @@ NOT covered: a question put in other words; letters of one script that look like
 texts without a letter or digit, which match nothing.
 """
 
+from collections.abc import Collection, Mapping
+
 import polars as pl
 
 NGRAM_WORDS = 13  # as GPT-3 was checked: Brown et al. 2020, https://arxiv.org/abs/2005.14165, appendix C
 WITHOUT_SPACES = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
 TITLE = "title"  # what stands for a template where a document's title is told of
 MARKS = ("evaluation_set", "evaluation_text", "ngram")
+
+
+def evaluation_rows(evaluation: Mapping[str, list[str]], whole: Collection[str] = ()) -> pl.DataFrame:
+    """`set`, `text` and `whole` of texts by set; of the sets in `whole` only all of a text counts."""
+    rows = [(name, text, name in whole) for name, texts in evaluation.items() for text in texts]
+    return pl.DataFrame(rows, {"set": pl.String, "text": pl.String, "whole": pl.Boolean}, orient="row")
 
 
 def mark_contaminated(texts: pl.DataFrame, evaluation: pl.DataFrame) -> pl.DataFrame:

@@ -27,7 +27,13 @@ class Upload:
 
 
 def plan_upload(version: Version, repository: str, private: bool) -> Upload:
-    """All that a push would send; needs no network. Raises ValueError when a file is not what it was."""
+    """All that a push would send; needs no network.
+
+    Raises ValueError when a file is not what it was, and for a name that no repository can have.
+    """
+    from huggingface_hub.utils import validate_repo_id
+
+    validate_repo_id(repository)
     check_files(version)
     files = {name: (version.folder / name).stat().st_size for name in version.files}
     message = f"{version.name}: {describe_changes(version.manifest['changes'])}"

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from active_reading.augment.card import stated_licences
+from active_reading.augment.decontaminate import TITLE, evaluation_rows, mark_contaminated
 from active_reading.augment.funnel import (
     REJECTION,
     build_funnel,
@@ -181,18 +182,11 @@ def decontaminate(study: Study, documents: Step, chunks: Step, distinct: Step) -
     evaluation = evaluation_texts(study.evaluate.questions) if study.decontaminate else {}
 
     def build(folder: Path) -> dict[str, Any]:
-        from active_reading.augment.decontaminate import TITLE, mark_contaminated
-
-        asked = pl.DataFrame(
-            [(name, text, False) for name, texts in evaluation.items() for text in texts],
-            schema={"set": pl.String, "text": pl.String, "whole": pl.Boolean},
-            orient="row",
-        )
         sources = _read(chunks, "chunks").select(id="chunk_id", text="text", template=pl.lit("chunk"))
         titles = _read(documents, "documents").select(id="document_id", text="title", template=pl.lit(TITLE))
         written = _read(distinct, "distinct").select("id", "text", "template", "strategy").cast(pl.String)
         strategies = written.filter(pl.col("strategy").is_not_null()).with_columns(text="strategy")
-        mostly = asked.with_columns(whole=pl.col("set") == "gold")
+        asked, mostly = evaluation_rows(evaluation), evaluation_rows(evaluation, whole={"gold"})
         marked = [
             mark_contaminated(sources, mostly),
             mark_contaminated(titles, mostly),
@@ -382,12 +376,10 @@ def check_study(study: Study) -> ResolvedModel:
     find_files(Path(study.corpus.path).expanduser())
     _templates(study)
     Planner(study.generate, ModelIdentity("", ""))
-    evaluation_texts(study.evaluate.questions)
+    evaluation = evaluation_texts(study.evaluate.questions)
     questions = read_questions(Path(study.evaluate.questions)) if study.evaluate.questions else []
     if study.train.background:
-        from active_reading.train.generic_text import read_background
-
-        read_background(study.train.background)
+        _check_background(study.train.background, evaluation if study.decontaminate else {})
     model = resolve_model(study.model)
     _check_lengths(questions, model, study.evaluate.max_new_tokens)
     depth = model.num_layers()
@@ -396,6 +388,22 @@ def check_study(study: Study) -> ResolvedModel:
         if variant.method == "memory" and depth and max(layers) >= depth:
             raise ValueError(f"train.memory.layers={layers}: {model.name} has only layers 0 to {depth - 1}")
     return model
+
+
+def _check_background(path: str, evaluation: dict[str, list[str]]) -> None:
+    """The user's generic text is trained on, too: it must not hold what the evaluation asks."""
+    from active_reading.train.generic_text import read_background
+
+    texts = read_background(path)
+    numbered = pl.DataFrame({"id": range(1, len(texts) + 1), "text": texts}, {"id": pl.Int64, "text": pl.String})
+    found = mark_contaminated(numbered, evaluation_rows(evaluation)).filter(pl.col("ngram").is_not_null())
+    if not found.is_empty():
+        first = found.row(0, named=True)
+        raise ValueError(
+            f"train.background={path}: {found.height} of {len(texts)} texts hold a text of the evaluation, such as "
+            f"text {first['id']} ('{first['ngram']}', of {first['evaluation_set']}): remove them from the file, or "
+            "set decontaminate=false"
+        )
 
 
 def _check_lengths(questions: list[Question], model: ResolvedModel, max_new_tokens: int) -> None:

@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from active_reading.augment.decontaminate import NGRAM_WORDS, mark_contaminated, normalized
+from active_reading.augment.decontaminate import NGRAM_WORDS, evaluation_rows, mark_contaminated, normalized
 
 QUESTION = "Where was Orsella Vantrill's stra\u00dfe-caf\u00e9 built?"
 LONG = " ".join(f"word{place}" for place in range(20))
 
 
 def evaluation(*texts: str | None, whole: bool = False) -> pl.DataFrame:
-    rows = [("gold", text, whole) for text in texts]
-    return pl.DataFrame(rows, {"set": pl.String, "text": pl.String, "whole": pl.Boolean}, orient="row")
+    return evaluation_rows({"gold": list(texts)}, whole={"gold"} if whole else ())  # type: ignore[arg-type]
 
 
 def found(text: str | None, *asked: str | None, whole: bool = False) -> str | None:

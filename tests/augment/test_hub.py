@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -214,6 +215,12 @@ def test_a_hub_out_of_reach_is_one_line(version, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with pytest.raises(ValueError, match="the hub cannot be reached"):
         push(plan_upload(version, "me/owls", private=True))
+
+
+@pytest.mark.parametrize("name", ["-owls", "a/b/c", "o w l s", "me/\u00e9l\u00e9"])
+def test_a_name_that_no_repository_can_have_is_told_before_anything_is_sent(version, name):
+    with pytest.raises(ValueError, match=re.escape(name)):
+        plan_upload(version, name, private=True)
 
 
 def test_a_damaged_version_is_not_pushed(version):

@@ -303,6 +303,19 @@ def test_a_title_or_strategy_that_asks_a_gold_question_is_in_no_prompt_of_the_da
     assert set(removed.filter(template="apply_strategy")["ngram"]) == {"read it backwards"}
 
 
+def test_generic_text_that_asks_a_gold_question_is_refused(tiny_model, tmp_path):
+    folder = write_project(tmp_path)
+    texts = ["Clean.", "So: where was Orsella Vantrill BORN? Nobody knows."]
+    (folder / "generic.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    words = (f"train.background={folder / 'generic.jsonl'}", "train.memory.background_texts=2")
+    with pytest.raises(
+        ValueError, match=r"generic.jsonl: 1 of 2 texts hold .* text 2 \('where was orsella"
+    ) as error:
+        run_plain(study_in(folder, tiny_model, *words), "ingest")
+    assert "remove them from the file, or set decontaminate=false" in str(error.value)
+    run_plain(study_in(folder, tiny_model, *words, "decontaminate=false"), "ingest")
+
+
 def test_a_chunk_may_quote_a_gold_question_in_part(tiny_model, tmp_path):
     folder = write_project(tmp_path)
     quoted = " ".join(DOCUMENTS["kettle.txt"].split()[:14])
