@@ -31,7 +31,7 @@ CONFIGS = ("text", "messages", "prompt_completion", "chunks")
 ORIGIN = ("document_id", "chunk_id", "source", "template", "strategy")
 PAIR = r"^Question: (?P<question>[^\n]+)\nAnswer: (?P<answer>[^\n]+)$"  # as augment/filter.py writes them
 TITLE = "{title}"
-BATCH_ROWS = 50_000
+BATCH_ROWS = 10_000
 GROUP_ROWS = 10_000  # of a Parquet row group: small enough to look at one without reading the others
 SHARD_BYTES = 500_000_000  # in memory, as `datasets` cuts its shards
 

@@ -210,10 +210,11 @@ def _card(made: Path, versions: list[Version]) -> bytes:
         of = {**version.manifest, **version.manifest["changes"], "version": version.name}
         lines.append(f"| {' | '.join(str(of[column]) for column in columns)} |")
     table = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}", *lines]
-    history = (
-        f"\n## Versions\n\nThis is {versions[-1].name}. `{CHANGED}` has the rows that differ from the version "
-        "before: superseded is another text in an old one's place, relabelled the same text under other labels.\n\n"
+    told = (
+        f" `{CHANGED}` has the rows that differ from the version before: superseded is another text in an old "
+        "one's place, relabelled the same text under other labels."
     )
+    history = f"\n## Versions\n\nThis is {versions[-1].name}.{told if len(versions) > 1 else ''}\n\n"
     return (made / CARD).read_bytes() + (history + "\n".join(table) + "\n").encode()
 
 

@@ -73,7 +73,7 @@ def test_the_first_version_holds_all_and_is_described(go, root, tmp_path):
         if name != CARD:
             assert (version.folder / name).read_bytes() == (tmp_path / "made" / name).read_bytes()
     card = (version.folder / CARD).read_text()
-    assert card.startswith("The card.\n\n## Versions\n\nThis is v1. ")
+    assert card.startswith("The card.\n\n## Versions\n\nThis is v1.\n\n| version | created | rows |")
     assert f"| v1 | {of['created']} | 6 | 36 | 6 | 0 | 0 | 0 |\n" in card
     assert open_version(version.folder) == version
     check_files(version)
