@@ -116,15 +116,6 @@ class Planner:
         for strategy in parse_strategies(answer)[: request.use.num_items]:
             yield from self._requests(request.use, self.templates[request.use.apply], chunk, strategy)
 
-    def find(self, request_id: str, chunk: dict[str, Any], strategy: str | None) -> Request | None:
-        """The request of this id among those for the chunk and strategy; None when the study asks no such one."""
-        for use in self.settings.templates:
-            name = use.template if strategy is None else use.apply
-            for request in self._requests(use, self.templates[name], chunk, strategy) if name else ():
-                if request.request_id == request_id:
-                    return request
-        return None
-
     def _requests(
         self, use: TemplateUse, template: Template, chunk: dict[str, Any], strategy: str | None
     ) -> Iterator[Request]:

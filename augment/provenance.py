@@ -65,8 +65,11 @@ def _request(
     planner = Planner(GenerateSettings.model_validate(values), model)
     for title in titles:
         asked = {"chunk_id": row["chunk_id"], "text": chunk, "title": title}
-        if request := planner.find(row["request_id"], asked, row["strategy"]):
-            return request
+        for request in planner.initial([asked]):
+            proposed = f"## {row['strategy']}" if row["strategy"] else ""
+            for asking in (request, *planner.follow_ups(request, proposed, "stop", asked)):
+                if asking.request_id == row["request_id"]:
+                    return asking
     return None
 
 
