@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 MANIFEST = "version.json"
 CHANGED = "changes.parquet"
 CARD = "README.md"
-LOCK = ".publishing.lock"
 PARTIAL = ".partial-"
 
 
@@ -97,7 +96,7 @@ def publish(root: Path, made: Path, files: list[str], facts: dict[str, Any]) -> 
     Raises ValueError when a run that took no turn has published the same number first.
     """
     root.mkdir(parents=True, exist_ok=True)
-    with _turn(root / LOCK):
+    with _turn(lock_of(root)):
         for left in root.glob(f"{PARTIAL}*"):  # of killed runs: whoever lives holds the lock
             shutil.rmtree(left)
         versions = list_versions(root)
@@ -122,6 +121,11 @@ def publish(root: Path, made: Path, files: list[str], facts: dict[str, Any]) -> 
             ) from error
         logger.info("data set: %s (%s)", written.name, describe_changes(written.manifest["changes"]))
         return open_version(root / written.name)
+
+
+def lock_of(root: Path) -> Path:
+    """What a run holds while it publishes: beside the folder, which holds nothing but versions."""
+    return root.with_name(f".{root.name}.lock")
 
 
 def _turn(path: Path) -> FileLock:
