@@ -85,7 +85,7 @@ class ClosedBook:
         """Read the questions once, for their answers and for the likelihood of the gold ones."""
         if self.last is None or self.last[0] != questions:
             self.last = None  # two caches at a time are one too many
-            rows = [self._tokens(f"Question: {q.question}\nAnswer:") for q in questions]
+            rows = [self._tokens(f"{_passage(q)}Question: {q.question}\nAnswer:") for q in questions]
             ids, mask = pad_left(rows, self.tokenizer.pad_token_id)
             ids, mask = ids.to(self.model.device), mask.to(self.model.device)
             prefix = self.prefix.expand(len(rows), -1)
@@ -104,6 +104,10 @@ class ClosedBook:
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _passage(question: Question) -> str:
+    return f"Passage: {question.context}\n\n" if question.context else ""
 
 
 @torch.no_grad()

@@ -1,17 +1,21 @@
-"""Evaluate one model: what it learned (gold questions) and what it kept (general questions and text).
+"""Evaluate one model: what it learned (gold questions) and what it kept (general questions and text, tasks).
 
-Out: a summary of means with standard errors, and one row per question or text with its scores.
-NOT covered: standard benchmarks, intervals over seeds, model grading.
+Out: a summary of means with standard errors, and one row per question or text with its scores. Every answer is
+stored as it comes (`store.py`); scores are computed from what is stored.
+NOT covered: intervals over seeds, model grading.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from active_reading.eval.answers import ClosedBook, batched, text_nll
+from active_reading.eval.ceilings import Passage, with_passages
+from active_reading.eval.divergence import forward_kl
 from active_reading.eval.questions import (
     Question,
     check_lengths,
@@ -23,80 +27,168 @@ from active_reading.eval.questions import (
 )
 from active_reading.eval.scores import exact_match, f1, mean_and_error
 from active_reading.eval.settings import EvaluateSettings
+from active_reading.eval.store import AnswerStore, Stored, question_key, text_key
 from active_reading.train.load import load_model, load_tokenizer
 from active_reading.train.precision import compute_dtype
 
 Progress = Callable[[int, int, str], None]
-SCORES = ("f1", "exact_match", "answer_nll", "nll")
+Row = dict[str, Any]
+SCORES = ("f1", "exact_match", "answer_nll", "nll", "kl")
 NO_KIND = "of no kind"  # questions without a kind, where others have one
+TEXTS_A_BATCH = 16  # a text is about this many times as long as a question
 
 
 def evaluate_model(
-    model_path: str | Path, base_model: str | Path, settings: EvaluateSettings, progress: Progress
+    model_path: str | Path,
+    base_model: str | Path,
+    settings: EvaluateSettings,
+    progress: Progress,
+    passages: Sequence[Passage] = (),
+    store: Path | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Score the model in `model_path`; see `train.load.load_model` for what it may be.
 
+    `passages` are what was to be learned. `store` is the file of this model's answers: what it has is not asked
+    again, and a model that has answered everything is not loaded. `folder` gets the files of the harness's tasks.
+
     Returns `learning` (None without gold questions; with `kinds`, a summary of each kind of question, where there
-    is more than one), `retention`, `answers` (one row per gold question) and `kept` (one row per item of the
-    retention sets, with its `set`). Raises ValueError for questions that cannot be asked, before the model is
-    loaded, and for a score that is not a number, naming the model and the item.
+    is more than one), `retention`, `divergence` (from the base, on the passages and on general text; empty for the
+    base itself), `ceilings` (of the base only: what it scores when it reads a passage), `answers` (one row per gold
+    question) and `kept` (one row per item of the retention sets, with its `set`). Raises ValueError for questions
+    that cannot be asked, before the model is loaded, and for a score that is not a number, naming model and item.
     """
-    tokenizer = load_tokenizer(base_model)
-    limit = settings.general_limit or None
-    sets = {"general_questions": general_questions()[:limit]}
-    if settings.questions:
-        sets["gold"] = read_questions(Path(settings.questions))
-        check_lengths(
-            sets["gold"],
-            lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
-            settings.max_new_tokens,
-        )
+    asked = _Asked(model_path, base_model, settings, AnswerStore(store))
+    limit, is_base = settings.general_limit or None, str(model_path) == str(base_model)
+    gold = read_questions(Path(settings.questions)) if settings.questions else []
+    check_lengths(gold, asked.num_tokens, settings.max_new_tokens)
+    sets = {"general_questions": general_questions()[:limit], "gold": gold}
+    if is_base and settings.ceilings and gold and passages:
+        sets |= with_passages(gold, passages)
     texts = {"general_text": general_text()[:limit], "docstrings": docstrings()[:limit]}
-    model = load_model(model_path, compute_dtype()).eval()
-    if torch.cuda.is_available():
-        model = model.cuda()
-    total = sum(map(len, sets.values())) + sum(map(len, texts.values()))
-    book = ClosedBook(model, tokenizer, few_shot_examples()[: settings.few_shot], settings.max_new_tokens)
-    done = 0
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for name, questions in sets.items():
-        rows[name] = []
-        for batch in batched(questions, settings.batch_size):
-            rows[name] += _score(book, batch)
-            done += len(batch)
-            progress(done, total, "items")
-    for name, passages in texts.items():
-        losses = text_nll(model, tokenizer, passages, settings.batch_size // 16 or 1)
-        rows[name] = [{"text": text, "nll": loss} for text, loss in zip(passages, losses, strict=True)]
-        done += len(passages)
+    compared: dict[str, list[str]] = {}
+    if not is_base and settings.divergence_texts:
+        new = [passage.text for passage in passages if asked.num_tokens(passage.text) > 1]
+        compared = {"new_text": _spread(new, settings.divergence_texts)}
+        compared["general_text"] = _spread(general_text(), settings.divergence_texts)
+    done, total = 0, sum(map(len, (*sets.values(), *texts.values(), *compared.values())))
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
         progress(done, total, "items")
-    for name in rows:
-        _check_finite(rows[name], name, model_path)
-    gold = rows.pop("gold", [])
+
+    rows = {name: asked.questions(questions, tell) for name, questions in sets.items()}
+    rows |= {name: asked.texts("nll", passages_, tell) for name, passages_ in texts.items()}
+    away = {name: asked.texts("kl", passages_, tell) for name, passages_ in compared.items() if passages_}
+    for name, found in (*rows.items(), *((f"divergence on {name}", found) for name, found in away.items())):
+        _check_finite(found, name, model_path)
+    answers = rows.pop("gold")
+    ceilings = {name: rows.pop(name) for name in sets if name not in ("gold", "general_questions")}
+    summaries = {name: _summary(found) for name, found in rows.items()}
+    if settings.tasks:
+        tasks, items = asked.tasks(store, folder, "base" if is_base else Path(model_path).name)
+        summaries, rows = summaries | tasks, rows | items
     return {
-        "learning": _summary(gold) | _kinds(gold) if gold else None,
-        "retention": {name: _summary(rows[name]) for name in rows},
-        "answers": gold,
+        "learning": _summary(answers) | _kinds(answers) if answers else None,
+        "retention": summaries,
+        "divergence": {name: _summary(found) for name, found in away.items()},
+        "ceilings": {name: _summary(found) | _kinds(found) for name, found in ceilings.items()},
+        "answers": answers,
         "kept": [{"set": name, **row} for name in rows for row in rows[name]],
     }
 
 
-def _score(book: ClosedBook, questions: list[Question]) -> list[dict[str, Any]]:
-    answers = book.answer(questions)
-    losses = book.answer_nll(questions)
-    return [
-        {
-            "question": question.question,
-            "answers": list(question.answers),
-            "document": question.document,
-            "kind": question.kind,
-            "answer": answer,
-            "f1": f1(answer, list(question.answers)),
-            "exact_match": exact_match(answer, list(question.answers)),
-            "answer_nll": loss,
-        }
-        for question, answer, loss in zip(questions, answers, losses, strict=True)
-    ]
+class _Asked:
+    """A model and what it has answered so far; it is loaded when something is missing."""
+
+    def __init__(
+        self, model_path: str | Path, base_model: str | Path, settings: EvaluateSettings, store: AnswerStore
+    ) -> None:
+        self.model_path, self.base_model, self.settings, self.store = model_path, base_model, settings, store
+        self.tokenizer = load_tokenizer(base_model)
+        self.examples = few_shot_examples()[: settings.few_shot]
+
+    @cached_property
+    def model(self) -> Any:
+        return _on_device(self.model_path)
+
+    @cached_property
+    def base(self) -> Any:
+        return _on_device(self.base_model)
+
+    @cached_property
+    def book(self) -> ClosedBook:
+        return ClosedBook(self.model, self.tokenizer, self.examples, self.settings.max_new_tokens)
+
+    def num_tokens(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def questions(self, questions: list[Question], tell: Callable[[int], None]) -> list[Row]:
+        """The scores of each question, asked a batch at a time where the store does not have it."""
+        keys = [question_key(question, self.examples, self.settings.max_new_tokens) for question in questions]
+        missing = [place for place, key in enumerate(keys) if self.store.get(key) is None]
+        tell(len(questions) - len(missing))
+        read = any(question.context for question in questions)  # a passage is as long as many questions
+        for batch in batched(missing, max(1, self.settings.batch_size // (4 if read else 1))):
+            part = [questions[place] for place in batch]
+            answers, losses = self.book.answer(part), self.book.answer_nll(part)
+            stored: list[Stored] = [{"answer": a, "nll": b} for a, b in zip(answers, losses, strict=True)]
+            self.store.add([(keys[place], row) for place, row in zip(batch, stored, strict=True)])
+            tell(len(batch))
+        return [_scored(question, self.store.rows[key]) for question, key in zip(questions, keys, strict=True)]
+
+    def texts(self, kind: str, texts: list[str], tell: Callable[[int], None]) -> list[Row]:
+        """Each text's likelihood (`kind` nll) or its distance from the base (kl)."""
+        keys = [text_key(kind, text) for text in texts]
+        missing = [place for place, key in enumerate(keys) if self.store.get(key) is None]
+        tell(len(texts) - len(missing))
+        missing.sort(key=lambda place: len(texts[place]))  # little padding
+        size = max(1, self.settings.batch_size // TEXTS_A_BATCH)
+        for batch in batched(missing, size):
+            part = [texts[place] for place in batch]
+            if kind == "kl":
+                found = forward_kl(self.base, self.model, self.tokenizer, part, size)
+            else:
+                found = text_nll(self.model, self.tokenizer, part, size)
+            self.store.add([(keys[place], {kind: value}) for place, value in zip(batch, found, strict=True)])
+            tell(len(batch))
+        return [{"text": text, kind: self.store.rows[key][kind]} for text, key in zip(texts, keys, strict=True)]
+
+    def tasks(self, store: Path | None, folder: Path | None, name: str) -> tuple[dict[str, Row], dict[str, list[Row]]]:
+        """The harness's tasks, with its own cache beside the store."""
+        from active_reading.eval.harness import run_tasks
+
+        size = max(1, self.settings.batch_size // TEXTS_A_BATCH)
+        cache = store.with_suffix("") if store else None
+        return run_tasks(self.model, self.tokenizer, self.settings.tasks, name, size, cache, folder)
+
+
+def _on_device(path: str | Path) -> Any:
+    model = load_model(path, compute_dtype()).eval()
+    return model.cuda() if torch.cuda.is_available() else model
+
+
+def _spread(texts: list[str], wanted: int) -> list[str]:
+    """Some of the texts, each once, evenly spread."""
+    texts = list(dict.fromkeys(texts))
+    if len(texts) <= wanted:
+        return texts
+    return [texts[place * len(texts) // wanted] for place in range(wanted)]
+
+
+def _scored(question: Question, stored: Stored) -> Row:
+    accepted = list(question.answers)
+    return {
+        "question": question.question,
+        "answers": accepted,
+        "document": question.document,
+        "kind": question.kind,
+        "answer": stored["answer"],
+        "f1": f1(stored["answer"], accepted),
+        "exact_match": exact_match(stored["answer"], accepted),
+        "answer_nll": stored["nll"],
+    }
 
 
 def _check_finite(rows: list[dict[str, Any]], name: str, model_path: str | Path) -> None:

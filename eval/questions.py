@@ -39,6 +39,7 @@ class Question:
     answers: tuple[str, ...]
     document: str | None = None
     kind: str | None = None  # scores are split by it: seen, held_out, reversed, multi_hop, neighbour, ...
+    context: str = ""  # a passage that the model reads before the question
     place: str = field(default="", compare=False)  # where it was read: the file, and the line or id in it
 
 
@@ -136,7 +137,7 @@ def _checked(place: str, question: Any, answers: list[Any], document: Any, kind:
     for name, value in (("document", document), ("kind", kind)):
         if value is not None and not (isinstance(value, str) and value.strip()):
             raise ValueError(f"{place}: '{name}' is {value!r}: give a text, or leave it out")
-    return Question(str(question), texts, document, kind, place)
+    return Question(str(question), texts, document, kind, place=place)
 
 
 def _merged(questions: list[Question]) -> list[Question]:

@@ -1,6 +1,40 @@
 """Settings of the evaluation: no torch here, so that a configuration is checked at once."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SHIPPED_TASKS = Path(__file__).parent / "tasks"
+
+
+class TaskUse(BaseModel):
+    """One task of lm-evaluation-harness."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(
+        min_length=1, description="the harness's name of it (its data comes from the hub), ours, or a .yaml"
+    )
+    data: str | None = Field(None, description="the local file that a task of ours reads")
+    limit: int = Field(0, ge=0, description="only the first so many items; 0: all")
+    few_shot: int | None = Field(None, ge=0, description="worked examples; empty: as many as the task says")
+
+    @property
+    def definition(self) -> Path | None:
+        """The YAML file of a task that ships with this package or is the user's own; None for the harness's."""
+        shipped = SHIPPED_TASKS / f"{self.name}.yaml"
+        return Path(self.name) if self.name.endswith((".yaml", ".yml")) else shipped if shipped.is_file() else None
+
+    @model_validator(mode="after")
+    def _data_fits(self) -> Self:
+        shipped = (SHIPPED_TASKS / f"{self.name}.yaml").is_file()
+        if shipped and not self.data:
+            raise ValueError(f"the task {self.name} reads a local file: name it, data=FILE")
+        if self.data and not self.definition:
+            known = ", ".join(sorted(path.stem for path in SHIPPED_TASKS.glob("*.yaml")))
+            raise ValueError(f"the task {self.name} is the harness's own and reads no local file; ours are {known}")
+        return self
 
 
 class EvaluateSettings(BaseModel):
@@ -11,9 +45,22 @@ class EvaluateSettings(BaseModel):
     questions: str | None = Field(
         None, description="gold questions on the corpus: JSON lines, or SQuAD's format (.json)"
     )
+    tasks: list[TaskUse] = Field([], description="standard tasks, run by lm-evaluation-harness")
     few_shot: int = Field(5, ge=0, le=5, description="worked examples before each question")
     max_new_tokens: int = Field(16, ge=1, description="longest answer")
     batch_size: int = Field(32, ge=1)
     general_limit: int = Field(
         0, ge=0, description="use only the first so many items of each retention set; 0: all"
     )
+    divergence_texts: int = Field(
+        16, ge=0, description="how many new and general texts the distance to the base is measured on; 0: none"
+    )
+    ceilings: bool = Field(True, description="ask the base with the passage that holds the answer, and with search")
+
+    @model_validator(mode="after")
+    def _tasks_differ(self) -> Self:
+        names = [task.name for task in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the task {name} is named {names.count(name)} times: leave it once")
+        return self

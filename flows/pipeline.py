@@ -65,7 +65,10 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
             made[name] = data, variant
     if until == "train":
         return study.root
-    scored = {name: task(stages.evaluate, f"evaluate {name}")(study, step, name) for name, step in trained.items()}
+    scored = {
+        name: task(stages.evaluate, f"evaluate {name}")(study, chunks, documents, step, name)
+        for name, step in trained.items()
+    }
     if until == "evaluate":
         return study.root
     steps = {

@@ -101,6 +101,11 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     resolve(values.get("corpus"), "path")
     resolve(values.get("train"), "background")
     resolve(values.get("evaluate"), "questions")
+    tasks = values["evaluate"].get("tasks") if isinstance(values.get("evaluate"), dict) else None
+    for use in tasks if isinstance(tasks, list) else []:
+        resolve(use, "data")
+        if isinstance(use, dict) and str(use.get("name")).endswith((".yaml", ".yml")):
+            resolve(use, "name")
     if (base / Path(str(values.get("model"))).expanduser()).is_dir():
         resolve(values, "model")
     templates = values["generate"].get("templates") if isinstance(values.get("generate"), dict) else None

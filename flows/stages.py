@@ -28,7 +28,7 @@ from active_reading.augment.generate import ModelIdentity, Planner
 from active_reading.augment.identity import content_hash
 from active_reading.augment.ingest import find_files, read_documents
 from active_reading.eval.questions import Question, check_lengths, evaluation_texts, read_questions
-from active_reading.flows.models import ResolvedModel, resolve_model
+from active_reading.flows.models import ResolvedModel, cache_folder, resolve_model
 from active_reading.flows.progress import Progress
 from active_reading.flows.recipe import make_recipe, write_words
 from active_reading.flows.settings import Study
@@ -44,11 +44,12 @@ VERSIONS = {
     "generate": 3,
     "filter": 3,
     "dedupe": 1,
-    "decontaminate": 2,
-    "export": 3,
+    "decontaminate": 1,
+    "export": 2,
     "train": 3,
-    "evaluate": 2,
+    "evaluate": 3,
 }
+ANSWERS = 1  # goes up when the same model would answer otherwise: prompts, decoding, likelihoods
 
 
 def ingest(study: Study) -> Step:
@@ -326,16 +327,24 @@ def train(study: Study, dataset: Step, data: str, variant: Variant) -> Step:
     return _step(study, "train", settings, inputs, build, label=f"train-{name}", resumable=True)
 
 
-def evaluate(study: Study, trained: Step | None, name: str = "base") -> Step:
-    """Score a trained model, or the untouched one."""
+def evaluate(study: Study, chunks: Step, documents: Step, trained: Step | None, name: str = "base") -> Step:
+    """Score a trained model, or the untouched one; what it has answered before, for any study, is not asked again."""
     model = resolve_model(study.model)
 
     def build(folder: Path) -> dict[str, Any]:
         from active_reading.eval.evaluate import evaluate_model
 
+        answers = (study.root if trained else cache_folder()) / "answers"
         with Progress(f"evaluate {name}") as progress:
-            path = trained.folder if trained else model.folder
-            scores = evaluate_model(path, model.folder, study.evaluate, progress)
+            scores = evaluate_model(
+                trained.folder if trained else model.folder,
+                model.folder,
+                study.evaluate,
+                progress,
+                _passages(chunks, documents),
+                answers / f"{content_hash('answers', ANSWERS, model.revision, trained and trained.digest)}.jsonl",
+                folder / "lm_eval",
+            )
         for rows, file_name in (("answers", "samples.jsonl"), ("kept", "retention.jsonl")):
             with (folder / file_name).open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in scores.pop(rows))
@@ -343,13 +352,28 @@ def evaluate(study: Study, trained: Step | None, name: str = "base") -> Step:
         return scores
 
     questions = study.evaluate.questions
-    inputs = {"model": model.revision, "trained": trained.digest if trained else "base"}
+    inputs = {"model": model.revision, "trained": trained.digest if trained else "base", "chunks": chunks.digest}
     if questions:
         if not Path(questions).is_file():
             raise ValueError(f"evaluate.questions={questions}: no such file")
         inputs["questions"] = file_hash(Path(questions))
-    settings = study.evaluate.model_dump(exclude={"questions", "batch_size"})
+    for use in study.evaluate.tasks:
+        for path in (use.definition, use.data and Path(use.data)):
+            if path:
+                inputs[f"task {use.name} {path.suffix}"] = file_hash(path)
+    settings = study.evaluate.model_dump(exclude={"questions", "batch_size", "tasks"})
+    settings["tasks"] = [use.model_dump(exclude={"data"}) for use in study.evaluate.tasks]
     return _step(study, "evaluate", settings, inputs, build, label=f"evaluate-{name}")
+
+
+def _passages(chunks: Step, documents: Step) -> list[Any]:
+    """The chunks, each with the names that a question may give its document."""
+    from active_reading.eval.ceilings import Passage
+
+    rows = _with_titles(chunks, documents).select("text", "document_id", "title", "source").rows()
+    return [
+        Passage(text, frozenset(name for name in (*names, Path(names[-1]).name) if name)) for text, *names in rows
+    ]
 
 
 def generator_facts(study: Study, model: ResolvedModel) -> dict[str, Any]:
@@ -378,6 +402,10 @@ def check_study(study: Study) -> ResolvedModel:
     Planner(study.generate, ModelIdentity("", ""))
     evaluation = evaluation_texts(study.evaluate.questions)
     questions = read_questions(Path(study.evaluate.questions)) if study.evaluate.questions else []
+    for use in study.evaluate.tasks:
+        for path in filter(None, (use.definition, use.data and Path(use.data))):
+            if not path.is_file():
+                raise ValueError(f"evaluate.tasks: {use.name}: {path} does not exist")
     if study.train.background:
         _check_background(study.train.background, evaluation if study.decontaminate else {})
     model = resolve_model(study.model)

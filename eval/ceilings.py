@@ -1,0 +1,58 @@
+"""What reading instead of remembering would score: the base with the passage that holds the answer, and with search.
+
+A passage stands before the question, which is asked as otherwise. Search is BM25 (Robertson & Zaragoza 2009) by
+the library bm25s (Lu 2024, arXiv 2407.03618), over the passages that the models study.
+NOT covered: several passages at a time, search by meaning.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from active_reading.eval.questions import Question
+from active_reading.eval.scores import normalize_answer
+
+GOLD_PASSAGE, SEARCH = "base, reading the right passage", "base, with search"
+
+
+class Passage(NamedTuple):
+    """A passage, and the names under which a question may know its document."""
+
+    text: str
+    documents: frozenset[str]
+
+
+def with_passages(questions: list[Question], passages: Sequence[Passage]) -> dict[str, list[Question]]:
+    """The questions behind the passage that holds the answer, and behind the one that BM25 finds.
+
+    Of the passages of the question's document (of all of them when it has none), the right one holds an accepted
+    answer; among several, and when none does, BM25 decides.
+    """
+    scores = bm25_scores([question.question for question in questions], [passage.text for passage in passages])
+    plain = [f" {normalize_answer(passage.text)} " for passage in passages]
+    gold, found = [], []
+    for question, row in zip(questions, scores, strict=True):
+        best = max(range(len(passages)), key=lambda place: row[place])
+        own = [p for p in range(len(passages)) if question.document in passages[p].documents] or range(len(passages))
+        holding = [p for p in own if any(f" {normalize_answer(a)} " in plain[p] for a in question.answers)]
+        right = max(holding or own, key=lambda place: row[place])
+        gold.append(replace(question, context=passages[right].text))
+        found.append(replace(question, context=passages[best].text))
+    return {GOLD_PASSAGE: gold, SEARCH: found}
+
+
+def bm25_scores(queries: list[str], texts: list[str]) -> list[list[float]]:
+    """Every text's score for every query."""
+    import bm25s
+
+    tokens: Any = bm25s.tokenize(texts, stopwords="en", show_progress=False)
+    search = bm25s.BM25()
+    search.index(tokens, show_progress=False)
+    known = set(search.vocab_dict)
+    split = bm25s.tokenize(queries, stopwords="en", return_ids=False, show_progress=False)
+    return [
+        [float(score) for score in search.get_scores([word for word in words if word in known])]
+        if known.intersection(words)
+        else [0.0] * len(texts)
+        for words in split
+    ]
