@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from active_reading.eval.answers import ClosedBook
+from active_reading.eval.ceilings import Passage
 from active_reading.eval.evaluate import evaluate_model
 from active_reading.eval.questions import docstrings, general_questions, general_text
 from active_reading.eval.settings import EvaluateSettings
+from active_reading.train.load import load_model
 
 GOLD = [
     {"question": "Where was Orsella born?", "answers": ["Pellamire", "in Pellamire"], "document": "orsella.md"},
@@ -47,7 +50,7 @@ def scored(tiny_model, questions) -> tuple[dict[str, Any], list[tuple[int, int]]
 
 def test_every_set_is_counted_and_every_number_is_finite_with_an_error(scored):
     scores = scored[0]
-    assert set(scores) == {"learning", "retention", "answers", "kept"}
+    assert set(scores) == {"learning", "retention", "divergence", "ceilings", "answers", "kept"}
     assert set(scores["retention"]) == {"general_questions", "general_text", "docstrings"}
     for summary in (scores["learning"], scores["retention"]["general_questions"]):
         assert summary.keys() == {"n", *SCORES, *(f"{key}_se" for key in SCORES)}
@@ -170,3 +173,59 @@ def test_no_limit_means_every_item(monkeypatch, tiny_model):
     assert retention["general_text"]["n"] == len(general_text())
     assert retention["docstrings"]["n"] == len(docstrings())
     assert retention["general_questions"]["f1"] == retention["general_questions"]["exact_match"] == 1.0
+
+
+PASSAGES = [
+    Passage("Orsella was born in Pellamire in the year 1921, and never left it.", frozenset({"orsella.md"})),
+    Passage("Bramund kept bees. He kept a heron, too.", frozenset({"bramund.md"})),
+]
+
+
+def test_what_was_answered_is_not_asked_again_and_new_scores_need_no_model(monkeypatch, tiny_model, questions, tmp_path):
+    store = tmp_path / "answers.jsonl"
+    settings = EvaluateSettings(questions=str(questions), few_shot=2, max_new_tokens=10, batch_size=2, general_limit=3)
+    first = evaluate_model(tiny_model, tiny_model, settings, lambda *_: None, PASSAGES, store)
+    lines = store.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert len(lines) == 3 * 5 + 3, "three sets and two ceilings, of which one question finds its own passage"
+    monkeypatch.setattr("active_reading.eval.evaluate.load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("active_reading.eval.evaluate.f1", lambda *_: 0.25)
+    again = evaluate_model(tiny_model, tiny_model, settings, lambda *_: None, PASSAGES, store)
+    assert again["learning"]["f1"] == 0.25
+    assert again["learning"]["answer_nll"] == first["learning"]["answer_nll"]
+    assert again["retention"]["docstrings"] == first["retention"]["docstrings"]
+
+
+def test_an_evaluation_that_was_killed_goes_on_with_the_next_item(monkeypatch, tiny_model, questions, tmp_path):
+    store = tmp_path / "answers.jsonl"
+    settings = EvaluateSettings(questions=str(questions), few_shot=2, max_new_tokens=10, batch_size=2, general_limit=3)
+    whole = evaluate_model(tiny_model, tiny_model, settings, lambda *_: None, (), None)
+    for cut in (2, 5, 7):
+        told = []
+
+        def stop(done: int, total: int, _: str, cut: int = cut) -> None:
+            told.append(done)
+            if done > cut:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_model(tiny_model, tiny_model, settings, stop, (), store)
+        with store.open("ab") as file:
+            file.write(b'{"key": "cut')  # a kill in the middle of a line
+    asked = []
+    answer = ClosedBook.answer
+    monkeypatch.setattr(ClosedBook, "answer", lambda book, part: asked.extend(part) or answer(book, part))
+    resumed = evaluate_model(tiny_model, tiny_model, settings, lambda *_: None, (), store)
+    assert asked == [], "all six questions were answered before the last kill"
+    assert [row["answer"] for row in resumed["answers"]] == [row["answer"] for row in whole["answers"]]
+    assert resumed["retention"]["docstrings"]["nll"] == pytest.approx(whole["retention"]["docstrings"]["nll"], rel=1e-4)
+
+
+def test_the_distance_from_the_base_is_measured_on_new_and_on_general_text(tiny_model, tmp_path):
+    """A model that differs from the base in one weight; of the base itself nothing is measured."""
+    model = load_model(tiny_model)
+    model.model.embed_tokens.weight.data[5:90] += 0.3
+    model.save_pretrained(tmp_path / "changed")
+    settings = EvaluateSettings(general_limit=1, divergence_texts=2)
+    found = evaluate_model(tmp_path / "changed", tiny_model, settings, lambda *_: None, PASSAGES)["divergence"]
+    assert {name: block["n"] for name, block in found.items()} == {"new_text": 2, "general_text": 2}
+    assert all(block["kl"] > 0 for block in found.values())
