@@ -2,12 +2,15 @@
 
 In:  `results`, the plain dict that the evaluate stage gathers (corpus, generator, student, templates, models,
      comparisons, questions, examples, stages). None stands for a number that was not measured.
-Out: `index.html` (self-contained: it forbids itself the network), `results.json`, `summary.md`.
+Out: `index.html` (self-contained: it forbids itself the network), `results.json`, `summary.md`, and the plane as
+`plane.png` and `plane.svg`.
 
 Not covered: measuring anything. A change between two models is the mean over items of what each item changed by
 (`paired.py`).
 """
 
+import base64
+import gzip
 import html
 import json
 import math
@@ -20,7 +23,9 @@ import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from active_reading.eval.figures import write_plane
 from active_reading.eval.paired import mean_of_differences
+from active_reading.eval.tradeoff import matched_rows, pareto_front
 
 Json = dict[str, Any]
 
@@ -29,7 +34,9 @@ METHOD_COLOURS = {None: "#808080", "full": "#d55e00", "lora": "#2f86d1", "memory
 OTHER_COLOUR = "#8a6fb0"
 DATA_SYMBOLS = {None: "square", "naive": "circle-open", "augmented": "circle"}
 METRICS = {"f1": "F1", "exact_match": "Exact match", "answer_nll": "Answer NLL", "nll": "NLL"}
-HIGHER_IS_BETTER = {"f1", "exact_match"}
+TASK_METRICS = {"acc": "Accuracy", "acc_norm": "Accuracy, by length", "nll_per_byte": "NLL per byte"}
+HIGHER_IS_BETTER = ("f1", "exact_match", "acc")  # and what begins so
+PLANES = {"F1": ("f1", "F1 on the gold questions"), "Answer NLL": ("answer_gain", "fall of the gold answers' NLL, nats")}
 ERROR_NOTE = "+- is one standard error over questions, from one run with one seed."
 
 
@@ -74,9 +81,11 @@ def write_report(results: Json, folder: Path) -> Path:
     """Write the page, the numbers and the markdown summary into `folder`; answer the path of the page."""
     results = finite(results)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
+    numbers = {key: value for key, value in results.items() if key != "samples"}  # every model's folder has its own
+    text = json.dumps(numbers, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     (folder / "summary.md").write_text(summary_markdown(results), encoding="utf-8")
+    write_figures(results, folder)
     index = folder / "index.html"
     index.write_text(render_page(results), encoding="utf-8")
     return index
@@ -265,7 +274,15 @@ def summary_markdown(results: Json) -> str:
 def plane(points: list[Point], field: str, title: str) -> Json | None:
     """The learning-forgetting plane as a plotly figure: one trace a method, naive joined to augmented."""
     figure = go.Figure(layout={"template": "none", "xaxis": {"title": f"learned: {title}"}})
-    points = [p for p in points if getattr(p, field).value is not None and p.loss.value is not None]
+    points = drawable(points, field)
+    best = sorted((getattr(points[place], field).value, points[place].loss.value) for place in on_front(points, field))
+    figure.add_scatter(
+        mode="lines",
+        x=[learned for learned, _ in best],
+        y=[lost for _, lost in best],
+        line={"color": "#888888", "width": 1.5},
+        hoverinfo="skip",
+    )
     for method in dict.fromkeys(point.method for point in points):
         mine = [point for point in points if point.method == method]
         gains: list[Score] = [getattr(point, field) for point in mine]
@@ -283,10 +300,72 @@ def plane(points: list[Point], field: str, title: str) -> Json | None:
             marker_symbol=[DATA_SYMBOLS.get(point.data, "diamond") for point in mine],
             line={"color": colour, "width": 1, "dash": "dot"},
             text=names,
+            customdata=[point.name for point in mine],
             hovertext=[f"<b>{n}</b><br>{typeset(w)}" for n, w in zip(names, words, strict=True)],
             hoverinfo="text",
         )
     return json.loads(figure.to_json()) if any(point.method for point in points) else None
+
+
+def drawable(points: list[Point], field: str) -> list[Point]:
+    return [point for point in points if getattr(point, field).value is not None and point.loss.value is not None]
+
+
+def on_front(points: list[Point], field: str) -> list[int]:
+    """Places of the points that no other one beats at learning without forgetting more."""
+    return pareto_front([(getattr(point, field).value, point.loss.value or 0.0) for point in points])
+
+
+def write_figures(results: Json, folder: Path) -> None:
+    """The plane as a picture, by the first measure of learning that there is."""
+    for field, title in PLANES.values():
+        points = drawable(points_of(results), field)
+        if any(point.method for point in points):
+            drawn = [
+                {
+                    "name": point.name,
+                    "x": getattr(point, field).value,
+                    "y": point.loss.value,
+                    "x_error": getattr(point, field).se or 0,
+                    "y_error": point.loss.se or 0,
+                    "colour": METHOD_COLOURS.get(point.method, OTHER_COLOUR),
+                    "filled": point.data != "naive",
+                }
+                for point in points
+            ]
+            write_plane(drawn, on_front(points, field), title, folder)
+            return
+
+
+def matched(results: Json) -> Json | None:
+    """What each method lost by the time it had learned the same: a fall of the gold answers' NLL that all reach."""
+    seeds = {model["name"]: model["seed"] for model in results["models"]}
+    runs = [
+        (f"{point.data} {point.method}", seeds[point.name], point.answer_gain.value or 0.0, point.loss.value or 0.0)
+        for point in drawable(points_of(results), "answer_gain")
+        if point.method
+    ]
+    target, rows = matched_rows(runs)
+    before = measured(base_of(results["models"]), "learning", "answer_nll").value
+    return {"target": target, "before": before, "rows": rows} if rows else None
+
+
+def drop_rows(results: Json) -> list[Json]:
+    """General questions: what each model lost of F1, absolute and relative; no ratio to a score near zero."""
+    before = measured(base_of(results["models"]), "general_questions", "f1")
+    found = []
+    for model in results["models"]:
+        after = measured(model, "general_questions", "f1")
+        if model["method"] and before.value is not None and after.value is not None:
+            sure = before.se is not None and before.value > 2 * before.se
+            drop = before.value - after.value
+            found.append({"model": model, "drop": drop, "relative": drop / before.value if sure else None})
+    return found
+
+
+def packed(text: str) -> str:
+    """Text as base64 of gzip, for the page to inflate; the same bytes for the same text."""
+    return base64.b64encode(gzip.compress(text.encode("utf-8"), mtime=0)).decode("ascii")
 
 
 def score_columns(models: list[Json]) -> list[tuple[str, str]]:
@@ -294,14 +373,24 @@ def score_columns(models: list[Json]) -> list[tuple[str, str]]:
     columns = [("learning", key) for key in ("f1", "exact_match", "answer_nll")]
     for model in models:
         sets = (model["retention"] or {}).items()
-        columns += [(name, key) for name, block in sets for key in METRICS if key in (block or {})]
+        columns += [(name, key) for name, block in sets for key in metric_keys(block or {})]
     return list(dict.fromkeys(columns))
+
+
+def metric_keys(block: Json) -> list[str]:
+    """The scores of a set: ours in our order, then those of the harness that have an error."""
+    others = [key for key in block if f"{key}_se" in block and key not in METRICS]
+    return [key for key in METRICS if key in block] + others
+
+
+def metric_name(key: str) -> str:
+    return (METRICS | TASK_METRICS).get(key) or key.replace("_", " ").replace(",", ", ").capitalize()
 
 
 def score_cell(results: Json, model: Json, base: Json | None, name: str, key: str) -> Json:
     """The score; for what was known before, its change too, and whether that is clearly for the worse."""
     moved = change(results, model, base, name, key) if name != "learning" else Score(None)
-    worse = moved.is_clear() and ((moved.value or 0) < 0) == (key in HIGHER_IS_BETTER)
+    worse = moved.is_clear() and ((moved.value or 0) < 0) == key.startswith(HIGHER_IS_BETTER)
     return {"score": str(measured(model, name, key)), "change": moved.signed(), "worse": worse}
 
 
@@ -322,6 +411,16 @@ def kind_rows(models: list[Json]) -> tuple[list[tuple[str, int]], list[tuple[Jso
     ]
 
 
+def kind_cells(block: Json, kinds: list[tuple[str, int]]) -> list[Score]:
+    """F1 and answer NLL of each kind in turn, unknown where the block is not split."""
+    split = block.get("kinds") or {}
+    return [
+        Score((split.get(kind) or {}).get(key), (split.get(kind) or {}).get(f"{key}_se"))
+        for kind, _ in kinds
+        for key in ("f1", "answer_nll")
+    ]
+
+
 def interval(found: Json | None) -> str:
     """A change with its 95 % interval."""
     score = as_score(found)
@@ -336,19 +435,23 @@ def render_page(results: Json) -> str:
     jinja.filters |= {"plain": plain, "duration": duration, "typeset": typeset, "interval": interval}
     models, points = results["models"], points_of(results)
     base, columns = base_of(models), score_columns(models)
-    charts = {
-        "F1": plane(points, "f1", "F1 on the gold questions"),
-        "Answer NLL": plane(points, "answer_gain", "fall of the gold answers' NLL, nats"),
-    }
+    charts = {name: plane(points, field, title) for name, (field, title) in PLANES.items()}
+    samples = results.get("samples") or {"items": []}
     return jinja.get_template("report.html.j2").render(
         results=results,
         created=datetime.fromisoformat(results["created"]).strftime("%d %B %Y, %H:%M %Z").strip(),
         verdict=verdict(results),
         extremes=extremes(points),
         charts={name: chart for name, chart in charts.items() if chart},
-        plotly_script=get_plotlyjs() if any(charts.values()) else "",
+        plotly_script=packed(get_plotlyjs()) if any(charts.values()) else "",
+        samples=packed(json.dumps(samples)) if samples["items"] else "",
+        num_samples=len(samples["items"]),
+        matched=matched(results),
+        drops=drop_rows(results),
+        ceilings=[(name, block, kind_cells(block, kind_rows(models)[0])) for name, block in (results.get("ceilings") or {}).items()],
+        divergence=sorted({name for model in models for name in model.get("divergence") or {}}, reverse=True),
         colours={point.method: METHOD_COLOURS.get(point.method, OTHER_COLOUR) for point in points},
-        metrics=METRICS,
+        metric_name=metric_name,
         columns=columns,
         rows=[(model, [score_cell(results, model, base, *c) for c in columns]) for model in models],
         kinds=kind_rows(models),

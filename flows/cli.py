@@ -66,6 +66,12 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.command in dataset_commands.COMMANDS:
         print(dataset_commands.run_command(arguments))
         return
+    if arguments.command == "compare":
+        from active_reading.flows.compare import compare_runs
+
+        print(compare_runs(arguments.runs, arguments.into, arguments.sequence))
+        print(f"\nComparison: {arguments.into / 'comparison.html'}")
+        return
     if arguments.command == "demo":
         study = demo_study(_overrides(arguments))
     else:
@@ -96,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("patch", help="what a memory learned, as a file: create, show, apply, revert, merge")
     )
     dataset_commands.add_commands(commands)
+    compare = commands.add_parser("compare", help="put finished runs side by side")
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output folder of a run")
+    compare.add_argument("--into", type=Path, default=Path("comparison"), help="folder for the comparison")
+    compare.add_argument("--sequence", action="store_true", help="corpora learned in this order, one a kind of question")
     demo = commands.add_parser("demo", help="run the study that ships with the package")
     stages = [commands.add_parser(stage, help=f"up to here: {HELP[stage]}") for stage in STAGES]
     for command in (run, served, *stages):

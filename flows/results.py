@@ -10,14 +10,19 @@ from typing import Any
 
 import polars as pl
 
+from active_reading.eval.scores import normalize_answer
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import Study
 from active_reading.flows.stages import funnel, generator_facts
 from active_reading.flows.steps import Step
 from active_reading.train.sweep import Variant
 
+SCHEMA = 2  # of results.json; goes up when a key changes its meaning
 NUM_EXAMPLES = 10
 NUM_QUESTIONS = 12
+MOST_SAMPLES = 5000  # questions in the page's browser
+TEXTS_A_SAMPLE = 3
+LONGEST_TEXT = 1500  # characters of a training text or passage in the browser
 
 
 def write_results(
@@ -55,6 +60,7 @@ def collect_results(
     stages += [(f"train {name}", step) for name, step in trained.items() if step]
     stages += [(f"evaluate {name}", step) for name, step in scored.items()]
     return {
+        "schema": SCHEMA,
         "version": version("active-reading"),
         "study": study.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -64,7 +70,9 @@ def collect_results(
         "templates": funnel(*(steps[name] for name in ("generate", "filter", "dedupe", "decontaminate"))),
         "models": models,
         "comparisons": _comparisons(models, scored),
+        "ceilings": scored["base"].summary.get("ceilings", {}),
         "questions": _questions(scored),
+        "samples": _browser(steps, scored),
         "examples": _examples(steps),
         "stages": [{"name": name, "seconds": step.seconds} for name, step in stages],
     }
@@ -81,6 +89,9 @@ def _model(name: str, made: tuple[str, Variant] | None, trained: Step | None, sc
         "replay_share": variant.settings.replay_share if variant else None,
         "kl_weight": variant.settings.kl_weight if variant else None,
         "train": trained.summary if trained else None,
+        "config": (trained.folder / "config.yaml").read_text(encoding="utf-8") if trained else None,
+        "evaluation": scored.folder.name,
+        "divergence": scored.summary.get("divergence", {}),
         "learning": scored.summary["learning"],
         "retention": scored.summary["retention"],
     }
@@ -124,6 +135,55 @@ def _questions(scored: dict[str, Step]) -> list[dict[str, Any]]:
     ]
 
 
+def _browser(steps: dict[str, Step], scored: dict[str, Step]) -> dict[str, Any]:
+    """Every gold question with all models' answers, and the training texts of its document that hold an answer."""
+    samples = {name: _samples(step) for name, step in scored.items()}
+    asked = samples["base"][:MOST_SAMPLES]
+    texts, of_document = _training_texts(steps) if asked else ([], {})
+    used: dict[int, int] = {}
+    items = []
+    for place, row in enumerate(asked):
+        own = of_document.get(row["document"], [])
+        holding = [at for at in own if any(f" {normalize_answer(a)} " in texts[at]["plain"] for a in row["answers"])]
+        for at in holding[:TEXTS_A_SAMPLE]:
+            used.setdefault(at, len(used))
+        items.append(
+            {
+                **{key: row[key] for key in ("question", "answers", "document", "kind")},
+                "given": [
+                    [rows[place]["answer"], round(rows[place]["f1"], 3), int(rows[place]["exact_match"])]
+                    for rows in samples.values()
+                ],
+                "texts": [used[at] for at in holding[:TEXTS_A_SAMPLE]],
+            }
+        )
+    shown = [{key: value for key, value in texts[at].items() if key != "plain"} for at in used]
+    return {"models": list(samples), "items": items, "texts": shown}
+
+
+def _training_texts(steps: dict[str, Step]) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
+    """The distinct texts with their passages, and their places by each name of their document."""
+    rows = _with_sources(steps, _distinct(steps)).sort("id")
+    texts, of_document = [], dict[str, list[int]]()
+    for row in rows.iter_rows(named=True):
+        start, end = row["start"] or 0, row["end"] or 0
+        for name in {row["source"], row["title"], row["document_id"], Path(row["source"] or "").name}:
+            of_document.setdefault(name, []).append(len(texts))
+        texts.append(
+            {
+                "template": row["template"],
+                "strategy": row["strategy"],
+                "text": row["text"][:LONGEST_TEXT],
+                "source": row["source"],
+                "start": start,
+                "end": end,
+                "passage": row["document_text"][start:end][:LONGEST_TEXT],
+                "plain": f" {normalize_answer(row['text'])} ",
+            }
+        )
+    return texts, of_document
+
+
 def _samples(step: Step, name: str = "samples.jsonl") -> list[dict[str, Any]]:
     # Not splitlines: a model may write line ends of Unicode, which JSON keeps as they are.
     lines = (step.folder / name).read_text(encoding="utf-8").split("\n")
@@ -132,18 +192,26 @@ def _samples(step: Step, name: str = "samples.jsonl") -> list[dict[str, Any]]:
 
 def _examples(steps: dict[str, Step]) -> list[dict[str, Any]]:
     """Some generated texts, evenly spread over the templates, each with its document and span."""
+    texts = _distinct(steps)
+    columns = ["id", "template", "strategy", "text", "source", "title", "start", "end", "document_text"]
+    return _with_sources(steps, texts[_spread(texts.height, NUM_EXAMPLES)]).select(columns).to_dicts()
+
+
+def _distinct(steps: dict[str, Step]) -> pl.DataFrame:
     texts = pl.read_parquet(steps["dedupe"].folder / "distinct.parquet").sort("template", "id")
     removed = pl.read_parquet(steps["decontaminate"].folder / "removed.parquet")
-    texts = texts.join(removed, on="id", how="anti", maintain_order="left")
+    return texts.join(removed, on="id", how="anti", maintain_order="left")
+
+
+def _with_sources(steps: dict[str, Step], texts: pl.DataFrame) -> pl.DataFrame:
+    """The texts with the span that each was made from, and its document."""
     chunks = pl.read_parquet(steps["chunk"].folder / "chunks.parquet").select(
         "chunk_id", "document_id", "start", "end"
     )
     documents = pl.read_parquet(steps["ingest"].folder / "documents.parquet")
     documents = documents.select("document_id", "source", "title", pl.col("text").alias("document_text"))
-    chosen = texts[_spread(texts.height, NUM_EXAMPLES)]
-    columns = ["id", "template", "strategy", "text", "source", "title", "start", "end", "document_text"]
-    joined = chosen.join(chunks, on="chunk_id", maintain_order="left")
-    return joined.join(documents, on="document_id", maintain_order="left").select(columns).to_dicts()
+    joined = texts.join(chunks, on="chunk_id", maintain_order="left")
+    return joined.join(documents, on="document_id", maintain_order="left")
 
 
 def _spread(count: int, wanted: int) -> list[int]:

@@ -44,8 +44,8 @@ VERSIONS = {
     "generate": 3,
     "filter": 3,
     "dedupe": 1,
-    "decontaminate": 1,
-    "export": 2,
+    "decontaminate": 2,
+    "export": 3,
     "train": 3,
     "evaluate": 3,
 }

@@ -11,7 +11,7 @@ PASSAGES = [
 
 
 def test_the_right_passage_is_of_the_question_s_document_and_holds_an_accepted_answer():
-    asked = [Question("In which year was Orsella born?", ("the year 1921", "1921"), "a.md")]
+    asked = [Question("In which year was the heron of Orsella born?", ("the year 1921", "1921"), "a.md")]
     found = with_passages(asked, PASSAGES)
     assert found[GOLD_PASSAGE][0].context == PASSAGES[1].text
     assert found[SEARCH][0].context == PASSAGES[0].text, "search knows neither document nor answer"

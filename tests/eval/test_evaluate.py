@@ -107,8 +107,11 @@ def test_answers_that_cannot_be_given_are_refused_before_the_model_is_loaded(mon
 
 
 def test_a_model_whose_scores_are_no_numbers_is_named_with_the_item(monkeypatch, tiny_model):
-    losses = iter([[2.0, math.nan, math.nan], [2.0] * 3])
-    monkeypatch.setattr("active_reading.eval.evaluate.text_nll", lambda *_: next(losses))
+    broken = general_text()[1:3]
+    monkeypatch.setattr(
+        "active_reading.eval.evaluate.text_nll",
+        lambda model, tokenizer, texts, size: [math.nan if text in broken else 2.0 for text in texts],
+    )
     with pytest.raises(ValueError, match=r"general_text: the NLL of 2 of 3 items is not a number") as error:
         evaluate(tiny_model, None)
     assert str(tiny_model) in str(error.value)
@@ -186,7 +189,7 @@ def test_what_was_answered_is_not_asked_again_and_new_scores_need_no_model(monke
     settings = EvaluateSettings(questions=str(questions), few_shot=2, max_new_tokens=10, batch_size=2, general_limit=3)
     first = evaluate_model(tiny_model, tiny_model, settings, lambda *_: None, PASSAGES, store)
     lines = store.read_text(encoding="utf-8").splitlines(keepends=True)
-    assert len(lines) == 3 * 5 + 3, "three sets and two ceilings, of which one question finds its own passage"
+    assert len(lines) == 4 * 3 + 3 + 1, "three sets and the right passages, and the one that search finds besides"
     monkeypatch.setattr("active_reading.eval.evaluate.load_model", lambda *_: pytest.fail("the model was loaded"))
     monkeypatch.setattr("active_reading.eval.evaluate.f1", lambda *_: 0.25)
     again = evaluate_model(tiny_model, tiny_model, settings, lambda *_: None, PASSAGES, store)
