@@ -33,7 +33,9 @@ def with_passages(questions: list[Question], passages: Sequence[Passage]) -> dic
     gold, found = [], []
     for question, row in zip(questions, scores, strict=True):
         best = max(range(len(passages)), key=lambda place: row[place])
-        own = [p for p in range(len(passages)) if question.document in passages[p].documents] or range(len(passages))
+        own = [p for p in range(len(passages)) if question.document in passages[p].documents] or range(
+            len(passages)
+        )
         holding = [p for p in own if any(f" {normalize_answer(a)} " in plain[p] for a in question.answers)]
         right = max(holding or own, key=lambda place: row[place])
         gold.append(replace(question, context=passages[right].text))

@@ -23,7 +23,9 @@ def comparison_rows(found: Json) -> list[list[str]]:
     for model in models:
         for name, block in (model["retention"] or {}).items():
             columns += [(name, key) for key in metric_keys(block or {})]
-    columns = [column for column in dict.fromkeys(columns) if any(measured(m, *column).value is not None for m in models)]
+    columns = [
+        column for column in dict.fromkeys(columns) if any(measured(m, *column).value is not None for m in models)
+    ]
     header = ["model", *(f"{'gold' if name == 'learning' else name}: {metric_name(key)}" for name, key in columns)]
     return [header, *([model["name"], *(str(measured(model, *column)) for column in columns)] for model in models)]
 

@@ -155,7 +155,9 @@ class _Asked:
             tell(len(batch))
         return [{"text": text, kind: self.store.rows[key][kind]} for text, key in zip(texts, keys, strict=True)]
 
-    def tasks(self, store: Path | None, folder: Path | None, name: str) -> tuple[dict[str, Row], dict[str, list[Row]]]:
+    def tasks(
+        self, store: Path | None, folder: Path | None, name: str
+    ) -> tuple[dict[str, Row], dict[str, list[Row]]]:
         """The harness's tasks, with its own cache beside the store."""
         from active_reading.eval.harness import run_tasks
 

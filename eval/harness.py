@@ -21,7 +21,13 @@ Row = dict[str, Any]
 
 
 def run_tasks(
-    model: Any, tokenizer: Any, tasks: list[TaskUse], name: str, batch_size: int, cache: Path | None, folder: Path | None
+    model: Any,
+    tokenizer: Any,
+    tasks: list[TaskUse],
+    name: str,
+    batch_size: int,
+    cache: Path | None,
+    folder: Path | None,
 ) -> tuple[dict[str, Row], dict[str, list[Row]]]:
     """Summaries and rows per task, each by the task's name; `folder` gets the harness's own files.
 
@@ -105,7 +111,9 @@ def _rows(samples: list[Row]) -> list[Row]:
     items: dict[int, Row] = {}
     for sample in samples:
         prompt = str(sample["arguments"][0][0])
-        row = items.setdefault(sample["doc_id"], {"text": f"{sample['doc_id']}: {prompt[-160:] or sample['target'][:160]}"})
+        row = items.setdefault(
+            sample["doc_id"], {"text": f"{sample['doc_id']}: {prompt[-160:] or sample['target'][:160]}"}
+        )
         for metric in sample["metrics"]:
             name = f"{metric},{sample['filter']}" if several else metric
             value = sample[metric]

@@ -36,7 +36,10 @@ DATA_SYMBOLS = {None: "square", "naive": "circle-open", "augmented": "circle"}
 METRICS = {"f1": "F1", "exact_match": "Exact match", "answer_nll": "Answer NLL", "nll": "NLL"}
 TASK_METRICS = {"acc": "Accuracy", "acc_norm": "Accuracy, by length", "nll_per_byte": "NLL per byte"}
 HIGHER_IS_BETTER = ("f1", "exact_match", "acc")  # and what begins so
-PLANES = {"F1": ("f1", "F1 on the gold questions"), "Answer NLL": ("answer_gain", "fall of the gold answers' NLL, nats")}
+PLANES = {
+    "F1": ("f1", "F1 on the gold questions"),
+    "Answer NLL": ("answer_gain", "fall of the gold answers' NLL, nats"),
+}
 ERROR_NOTE = "+- is one standard error over questions, from one run with one seed."
 
 
@@ -275,7 +278,9 @@ def plane(points: list[Point], field: str, title: str) -> Json | None:
     """The learning-forgetting plane as a plotly figure: one trace a method, naive joined to augmented."""
     figure = go.Figure(layout={"template": "none", "xaxis": {"title": f"learned: {title}"}})
     points = drawable(points, field)
-    best = sorted((getattr(points[place], field).value, points[place].loss.value) for place in on_front(points, field))
+    best = sorted(
+        (getattr(points[place], field).value, points[place].loss.value) for place in on_front(points, field)
+    )
     figure.add_scatter(
         mode="lines",
         x=[learned for learned, _ in best],
@@ -448,7 +453,10 @@ def render_page(results: Json) -> str:
         num_samples=len(samples["items"]),
         matched=matched(results),
         drops=drop_rows(results),
-        ceilings=[(name, block, kind_cells(block, kind_rows(models)[0])) for name, block in (results.get("ceilings") or {}).items()],
+        ceilings=[
+            (name, block, kind_cells(block, kind_rows(models)[0]))
+            for name, block in (results.get("ceilings") or {}).items()
+        ],
         divergence=sorted({name for model in models for name in model.get("divergence") or {}}, reverse=True),
         colours={point.method: METHOD_COLOURS.get(point.method, OTHER_COLOUR) for point in points},
         metric_name=metric_name,

@@ -16,9 +16,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return [
         place
         for place, (learned, lost) in enumerate(points)
-        if not any(
-            more >= learned and less <= lost and (more, less) != (learned, lost) for more, less in points
-        )
+        if not any(more >= learned and less <= lost and (more, less) != (learned, lost) for more, less in points)
     ]
 
 

@@ -105,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="put finished runs side by side")
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output folder of a run")
     compare.add_argument("--into", type=Path, default=Path("comparison"), help="folder for the comparison")
-    compare.add_argument("--sequence", action="store_true", help="corpora learned in this order, one a kind of question")
+    compare.add_argument(
+        "--sequence", action="store_true", help="corpora learned in this order, one a kind of question"
+    )
     demo = commands.add_parser("demo", help="run the study that ships with the package")
     stages = [commands.add_parser(stage, help=f"up to here: {HELP[stage]}") for stage in STAGES]
     for command in (run, served, *stages):

@@ -33,7 +33,9 @@ def compare_runs(folders: list[Path], into: Path, sequence: bool = False) -> str
         _check_same(folders[0], asked[0], folder, items)
     found = {
         "runs": [{"run": name, "study": results["study"], "created": results["created"]} for name, results in runs],
-        "models": [{**model, "name": f"{name}: {model['name']}"} for name, results in runs for model in results["models"]],
+        "models": [
+            {**model, "name": f"{name}: {model['name']}"} for name, results in runs for model in results["models"]
+        ],
         "matrix": _matrix(runs) if sequence else None,
     }
     write_comparison(found, into)
@@ -43,9 +45,7 @@ def compare_runs(folders: list[Path], into: Path, sequence: bool = False) -> str
 def _names(folders: list[Path]) -> list[str]:
     """The folders' own names, longer where two are alike."""
     names = [folder.resolve().name for folder in folders]
-    return [
-        str(folder) if names.count(name) > 1 else name for folder, name in zip(folders, names, strict=True)
-    ]
+    return [str(folder) if names.count(name) > 1 else name for folder, name in zip(folders, names, strict=True)]
 
 
 def _results(folder: Path) -> Run:
@@ -69,7 +69,9 @@ def _items(folder: Path, results: Run) -> dict[str, set[str]]:
     """What the run's first model was asked, by set."""
     step: Step | None = read_step(folder / results["models"][0]["evaluation"])
     if step is None:
-        raise ValueError(f"{folder}: the evaluation {results['models'][0]['evaluation']} is not whole: run it again")
+        raise ValueError(
+            f"{folder}: the evaluation {results['models'][0]['evaluation']} is not whole: run it again"
+        )
     sets: dict[str, set[str]] = {}
     for name in ("samples.jsonl", "retention.jsonl"):
         for line in filter(None, (step.folder / name).read_text(encoding="utf-8").split("\n")):

@@ -144,7 +144,9 @@ def _browser(steps: dict[str, Step], scored: dict[str, Step]) -> dict[str, Any]:
     items = []
     for place, row in enumerate(asked):
         own = of_document.get(row["document"], [])
-        holding = [at for at in own if any(f" {normalize_answer(a)} " in texts[at]["plain"] for a in row["answers"])]
+        holding = [
+            at for at in own if any(f" {normalize_answer(a)} " in texts[at]["plain"] for a in row["answers"])
+        ]
         for at in holding[:TEXTS_A_SAMPLE]:
             used.setdefault(at, len(used))
         items.append(

@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="48 questions in place of 1,000")
     parser.add_argument("--tasks", nargs="*", default=[], metavar="NAME=FILE", help="tasks of ours, and their data")
     parser.add_argument("--limit", type=int, default=8, help="items of each task")
-    parser.add_argument("--statistics-only", action="store_true", help="no model: agreement with SQuAD, and coverage")
+    parser.add_argument(
+        "--statistics-only", action="store_true", help="no model: agreement with SQuAD, and coverage"
+    )
     arguments = parser.parse_args()
     coverages = {name: covered(draw) for name, draw in interval_draws().items()}
     for name, share in coverages.items():
@@ -94,14 +96,19 @@ def squad_scores(answer: str, accepted: list[str]) -> tuple[float, float]:
 def largest_difference_from_squad(pairs: int = 1000) -> float:
     """Over random answers of words, articles, punctuation and odd spaces, each with up to three accepted ones."""
     rng = random.Random(SEED)
-    words = "the The a an AN theory an, the. 1921 14th U.S. don't co-op Zürich 東京 ß _x_ (b) \u00a0 \n \t - -- ’s A.".split(" ")
+    words = "the The a an AN theory an, the. 1921 14th U.S. don't co-op Zürich 東京 ß _x_ (b) \u00a0 \n \t - -- ’s A.".split(
+        " "
+    )
 
     def text() -> str:
         return rng.choice(["", " ", "  "]).join(rng.choice(words) for _ in range(rng.randint(0, 6)))
 
     largest = 0.0
     for _ in range(pairs):
-        answer, accepted = " ".join(rng.choices(words, k=rng.randint(0, 6))), [text() for _ in range(rng.randint(1, 3))]
+        answer, accepted = (
+            " ".join(rng.choices(words, k=rng.randint(0, 6))),
+            [text() for _ in range(rng.randint(1, 3))],
+        )
         if rng.random() < 0.3:
             accepted.append(f"the {answer}!")
         match, overlap = squad_scores(answer, accepted)
@@ -141,7 +148,13 @@ def difference_from_lm_eval(model: Path, names: list[str], limit: int) -> float:
             bootstrap_iters=0,
         )["results"]
         run_tasks(
-            load_model(model).eval(), load_tokenizer(model), uses, "ours", 8, Path(folder, "cache"), Path(folder, "ours")
+            load_model(model).eval(),
+            load_tokenizer(model),
+            uses,
+            "ours",
+            8,
+            Path(folder, "cache"),
+            Path(folder, "ours"),
         )
         largest = 0.0
         for file in Path(folder, "ours").rglob("results_*.json"):

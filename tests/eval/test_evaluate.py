@@ -184,9 +184,13 @@ PASSAGES = [
 ]
 
 
-def test_what_was_answered_is_not_asked_again_and_new_scores_need_no_model(monkeypatch, tiny_model, questions, tmp_path):
+def test_what_was_answered_is_not_asked_again_and_new_scores_need_no_model(
+    monkeypatch, tiny_model, questions, tmp_path
+):
     store = tmp_path / "answers.jsonl"
-    settings = EvaluateSettings(questions=str(questions), few_shot=2, max_new_tokens=10, batch_size=2, general_limit=3)
+    settings = EvaluateSettings(
+        questions=str(questions), few_shot=2, max_new_tokens=10, batch_size=2, general_limit=3
+    )
     first = evaluate_model(tiny_model, tiny_model, settings, lambda *_: None, PASSAGES, store)
     lines = store.read_text(encoding="utf-8").splitlines(keepends=True)
     assert len(lines) == 4 * 3 + 3 + 1, "three sets and the right passages, and the one that search finds besides"
@@ -200,7 +204,9 @@ def test_what_was_answered_is_not_asked_again_and_new_scores_need_no_model(monke
 
 def test_an_evaluation_that_was_killed_goes_on_with_the_next_item(monkeypatch, tiny_model, questions, tmp_path):
     store = tmp_path / "answers.jsonl"
-    settings = EvaluateSettings(questions=str(questions), few_shot=2, max_new_tokens=10, batch_size=2, general_limit=3)
+    settings = EvaluateSettings(
+        questions=str(questions), few_shot=2, max_new_tokens=10, batch_size=2, general_limit=3
+    )
     whole = evaluate_model(tiny_model, tiny_model, settings, lambda *_: None, (), None)
     for cut in (2, 5, 7):
         told = []
@@ -220,7 +226,9 @@ def test_an_evaluation_that_was_killed_goes_on_with_the_next_item(monkeypatch, t
     resumed = evaluate_model(tiny_model, tiny_model, settings, lambda *_: None, (), store)
     assert asked == [], "all six questions were answered before the last kill"
     assert [row["answer"] for row in resumed["answers"]] == [row["answer"] for row in whole["answers"]]
-    assert resumed["retention"]["docstrings"]["nll"] == pytest.approx(whole["retention"]["docstrings"]["nll"], rel=1e-4)
+    assert resumed["retention"]["docstrings"]["nll"] == pytest.approx(
+        whole["retention"]["docstrings"]["nll"], rel=1e-4
+    )
 
 
 def test_the_distance_from_the_base_is_measured_on_new_and_on_general_text(tiny_model, tmp_path):

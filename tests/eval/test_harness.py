@@ -20,7 +20,9 @@ ROWS = [
     {"question": "what is it made of", "answer": ["brass"]},
 ]
 SUMS = [{"question": f"What is {n} + 1?", "answer": f"It is {n} + 1 = {n + 1}.\n#### {n + 1}"} for n in range(3)]
-ARTICLES = " \n = Heron = \n \n A heron , tall . \n \n = = Nest = = \n \n Of reed . \n = Moss = \n \n Green @-@ grey . \n"
+ARTICLES = (
+    " \n = Heron = \n \n A heron , tall . \n \n = = Nest = = \n \n Of reed . \n = Moss = \n \n Green @-@ grey . \n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,15 @@ def test_the_files_are_the_harness_s_own(ran: Any) -> None:
     files = list((ran[0] / "out").rglob("results_*.json"))
     assert len(files) == 5
     found = json.loads(files[0].read_text(encoding="utf-8"))
-    assert {"results", "configs", "versions", "n-shot", "n-samples", "higher_is_better", "task_hashes"} <= found.keys()
+    assert {
+        "results",
+        "configs",
+        "versions",
+        "n-shot",
+        "n-samples",
+        "higher_is_better",
+        "task_hashes",
+    } <= found.keys()
     samples = next((ran[0] / "out").rglob("samples_nq_open_local_*.jsonl")).read_text(encoding="utf-8").splitlines()
     assert json.loads(samples[0])["doc"] == ROWS[0]
 
@@ -117,7 +127,11 @@ def test_a_task_s_data_that_cannot_be_used_is_named(tmp_path) -> None:
     path = tmp_path / "rows.jsonl"
     with pytest.raises(ValueError, match="rows.jsonl, does not exist"):
         read_rows(str(path))
-    for text, message in (("\n", "holds no item"), ('{"question": 1}\n', ":1: a row needs"), ("{\n", ":1 is not JSON")):
+    for text, message in (
+        ("\n", "holds no item"),
+        ('{"question": 1}\n', ":1: a row needs"),
+        ("{\n", ":1 is not JSON"),
+    ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             read_rows(str(path))

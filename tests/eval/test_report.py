@@ -1,10 +1,15 @@
 """The report on made-up numbers: what it says, that it needs no network, that it survives gaps."""
 
+import base64
 import copy
+import gzip
 import html
 import json
 import math
+import random
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import pytest
 
 from active_reading.eval.report import (
     Score,
+    drop_rows,
     finite,
     forgetting,
     pairs_to_compare,
@@ -260,3 +266,111 @@ def test_scores_by_kind_are_a_table_only_where_there_are_kinds(results: dict[str
     assert table.count("0.123") == table.count("0.789") == len(results["models"])
     assert html.escape(HOSTILE) in table
     assert HOSTILE not in page
+
+
+def browsed(results: dict[str, Any], hostile: str, count: int = 1) -> None:
+    """Give the results a browser of answers, with hostile text wherever a model or a document writes."""
+    names = [model["name"] for model in results["models"]]
+    item = {"question": hostile, "answers": [hostile], "document": hostile, "kind": hostile, "texts": [0]}
+    given = [[hostile, 0.5, 0] for _ in names]
+    text = {"template": hostile, "strategy": hostile, "text": hostile, "source": hostile, "passage": hostile}
+    results["samples"] = {"models": names, "items": [item | {"given": given}] * count}
+    results["samples"]["texts"] = [text | {"start": 0, "end": 9}]
+
+
+def unpacked(page: str, name: str) -> str:
+    data = re.search(rf'<script type="text/plain" id="{name}">([A-Za-z0-9+/=]*)</script>', page)
+    assert data
+    return gzip.decompress(base64.b64decode(data[1])).decode("utf-8")
+
+
+def test_the_page_stays_small_with_five_thousand_answers(results: dict[str, Any], tmp_path: Path) -> None:
+    browsed(results, "x")
+    chooser = random.Random(0)
+    item = results["samples"]["items"][0]
+    words = [f"{chooser.random():.8f}" for _ in range(200)]
+    results["samples"]["items"] = [
+        item | {"question": " ".join(chooser.choices(words, k=6)), "given": [[chooser.choice(words), 0.1, 0]] * 7}
+        for _ in range(5000)
+    ]
+    page = page_of(results, tmp_path)
+    assert len(page) < 6e6
+    assert len(json.loads(unpacked(page, "samples"))["items"]) == 5000
+    assert "Plotly" in unpacked(page, "plotly")
+    assert "samples" not in json.loads((tmp_path / "report" / "results.json").read_text(encoding="utf-8"))
+
+
+BOMB = (
+    "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+    "</script><style>*{display:none}</style>[x](javascript:document.title='owned') ![y](http://127.0.0.1:9/x.png)"
+    + "*" * 500 + ">" * 500 + "[" * 500
+)  # fmt: skip
+
+
+def planted(results: dict[str, Any]) -> None:
+    browsed(results, BOMB)
+    for model in results["models"][1:]:
+        model["config"] = BOMB
+    results["examples"][0] |= {"text": BOMB, "document_text": BOMB, "strategy": BOMB}
+    results["questions"][0]["model_answers"]["base"]["answer"] = BOMB
+    results["ceilings"] = {BOMB: results["models"][0]["learning"]}
+
+
+def test_planted_markup_is_text_everywhere(results: dict[str, Any], tmp_path: Path) -> None:
+    planted(results)
+    page = page_of(results, tmp_path)
+    assert "document.title='owned'" not in page
+    assert "<img" not in page
+    assert "</script><style>" not in page
+    assert "innerHTML" not in page, "what a script adds to the page is text, too"
+    assert "owned" not in (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not (CHROMIUM := shutil.which("chromium")), reason="needs the browser chromium")
+def test_planted_markup_does_nothing_in_a_browser(results: dict[str, Any], tmp_path: Path) -> None:
+    """The page's own scripts run (the chart is drawn, the answers are listed), the planted ones do not."""
+    planted(results)
+    page = write_report(results, tmp_path / "report")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
+    done = subprocess.run([str(CHROMIUM), *options, page.as_uri()], capture_output=True, text=True, timeout=180)
+    assert "<title>demo: learned and forgotten</title>" in done.stdout
+    assert "1 of 1 questions" in done.stdout
+    assert 'class="scatterlayer' in done.stdout
+    assert not re.search(r"<img|<style>\*", done.stdout)
+
+
+def test_ceilings_matched_learning_and_slots_are_tables(results: dict[str, Any], tmp_path: Path) -> None:
+    results["ceilings"] = {"base, with search": {**results["models"][0]["learning"], "f1": 0.777}}
+    for model in results["models"]:
+        if model["method"] == "memory":
+            model["train"] |= {"slot_usage": {"4": {"hub_share": 0.017, "dead_share": 0.25, "entropy": 0.98}}}
+            model["train"] |= {"touched_parameters": 3456}
+    results["models"][1]["divergence"] = {"new_text": {"n": 16, "kl": 0.1234, "kl_se": 0.01}}
+    page = page_of(results, tmp_path)
+    assert "0.777" in page[page.index('id="models"') : page.index('id="matched"')]
+    table = page[page.index('id="matched"') : page.index("</table>", page.index('id="matched"'))]
+    assert table.count("<tr>") == 7, "a header and six methods"
+    assert "fallen by 0.600 nats (from 4.100)" in page, "naive-lora is the one that learned least"
+    assert "0.1234" in page[page.index('id="drops"') :]
+    slots = page[page.index('id="slots"') : page.index("</table>", page.index('id="slots"'))]
+    assert slots.count("25.0 %") == 2
+    for kind in ("png", "svg"):
+        assert (tmp_path / "report" / f"plane.{kind}").stat().st_size > 5000
+
+
+def test_no_ratio_is_told_of_a_score_near_zero(results: dict[str, Any]) -> None:
+    assert all(row["relative"] is not None for row in drop_rows(results))
+    results["models"][0]["retention"]["general_questions"] |= {"f1": 0.01, "f1_se": 0.02}
+    assert all(row["relative"] is None for row in drop_rows(results))
+
+
+def test_a_standard_task_is_a_column_and_its_accuracy_is_better_higher(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    for model, score in zip(results["models"], (0.5, *[0.4] * 6), strict=True):
+        model["retention"]["hellaswag"] = {"n": 9, "acc": score, "acc_se": 0.01, "word_perplexity": 9.0}
+    results["comparisons"] = fake_comparisons(results["models"])
+    page = page_of(results, tmp_path)
+    assert "Hellaswag</th>" in page
+    assert "<th>Accuracy</th>" in page
+    assert page.count('<small class="worse">\u22120.100 ± 0.014</small>') == 6
