@@ -1,4 +1,4 @@
-"""What reading instead of remembering would score: the base with the passage that holds the answer, and with search.
+"""What reading instead of remembering would score: the base with the right passage, and with search.
 
 A passage stands before the question, which is asked as otherwise. Search is BM25 (Robertson & Zaragoza 2009) by
 the library bm25s (Lu 2024, arXiv 2407.03618), over the passages that the models study.

@@ -31,8 +31,8 @@ def run_tasks(
 ) -> tuple[dict[str, Row], dict[str, list[Row]]]:
     """Summaries and rows per task, each by the task's name; `folder` gets the harness's own files.
 
-    `cache` is the beginning of the name of a database of this one model's answers; None: they are not kept. Raises ValueError for a task
-    that does not exist or whose data is not to be had, and for one that gave no score.
+    `cache` is the beginning of the name of a database of this one model's answers; None: none is kept.
+    Raises ValueError for a task that does not exist or whose data is not to be had, and for one that gave no score.
     """
     harness = _import()
     from lm_eval.loggers import EvaluationTracker

@@ -46,8 +46,8 @@ def ratio_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[floa
     """95 % interval over seeds of mean(ours) / mean(theirs), by Fieller's theorem with Student's t.
 
     (Fieller 1954, J. Roy. Statist. Soc. B 16; degrees of freedom at the estimate by Satterthwaite 1946, Biometrics
-    Bulletin 2, for the two may differ in noise. A bootstrap over three seeds covers about 70 %.) None with fewer than
-    two seeds each, and when `theirs` is not clearly different from zero: the ratio has no bounds then.
+    Bulletin 2. A bootstrap over three seeds covers about 70 %.) None with fewer
+    than two seeds each, and when `theirs` is not clearly different from zero: the ratio has no bounds then.
     """
     if min(len(ours), len(theirs)) < 2:
         return None

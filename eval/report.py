@@ -10,6 +10,7 @@ Not covered: measuring anything. A change between two models is the mean over it
 """
 
 import base64
+import functools
 import gzip
 import html
 import json
@@ -368,6 +369,12 @@ def drop_rows(results: Json) -> list[Json]:
     return found
 
 
+@functools.cache
+def packed_plotly() -> str:
+    """Plotly's script, packed once for all pages of a process."""
+    return packed(get_plotlyjs())
+
+
 def packed(text: str) -> str:
     """Text as base64 of gzip, for the page to inflate; the same bytes for the same text."""
     return base64.b64encode(gzip.compress(text.encode("utf-8"), mtime=0)).decode("ascii")
@@ -448,7 +455,7 @@ def render_page(results: Json) -> str:
         verdict=verdict(results),
         extremes=extremes(points),
         charts={name: chart for name, chart in charts.items() if chart},
-        plotly_script=packed(get_plotlyjs()) if any(charts.values()) else "",
+        plotly_script=packed_plotly() if any(charts.values()) else "",
         samples=packed(json.dumps(samples)) if samples["items"] else "",
         num_samples=len(samples["items"]),
         matched=matched(results),

@@ -1,4 +1,4 @@
-"""Learning against forgetting over several models: which are beaten by none, and what each method loses at one score.
+"""Learning against forgetting over several models: which are beaten by none, and what each loses at one score.
 
 Learned is better higher, lost better lower; both are changes against the base.
 NOT covered: which learning rates are worth trying.

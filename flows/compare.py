@@ -86,8 +86,8 @@ def _check_same(first: Path, mine: dict[str, set[str]], second: Path, other: dic
         for folder, alone in ((first, left - right), (second, right - left)):
             if alone:
                 raise ValueError(
-                    f"{first} and {second} were not asked the same: of {name}, {len(alone)} items are only of {folder} "
-                    f"(the first: {min(alone)[:80]!r}): evaluate both with the same settings"
+                    f"{first} and {second} were not asked the same: of {name}, {len(alone)} items are only of "
+                    f"{folder} (the first: {min(alone)[:80]!r}): evaluate both with the same settings"
                 )
 
 
@@ -103,8 +103,8 @@ def _matrix(runs: list[tuple[str, Run]]) -> dict[str, Any]:
     corpora = list((base["learning"] or {}).get("kinds") or {})
     if len(corpora) != len(runs):
         raise ValueError(
-            f"{len(runs)} runs in sequence need questions of {len(runs)} kinds, one a corpus and in the runs' order, "
-            f"and there are {len(corpora)} ({', '.join(corpora) or 'none'})"
+            f"{len(runs)} runs in sequence need questions of {len(runs)} kinds, one a corpus and in the runs' "
+            f"order, and there are {len(corpora)} ({', '.join(corpora) or 'none'})"
         )
     rows = [[model["learning"]["kinds"][corpus]["f1"] for corpus in corpora] for model in (base, *last)]
     labels = ["base", *(name for name, _ in runs)]

@@ -328,7 +328,7 @@ def train(study: Study, dataset: Step, data: str, variant: Variant) -> Step:
 
 
 def evaluate(study: Study, chunks: Step, documents: Step, trained: Step | None, name: str = "base") -> Step:
-    """Score a trained model, or the untouched one; what it has answered before, for any study, is not asked again."""
+    """Score a trained model, or the untouched one; what it has answered before is not asked again."""
     model = resolve_model(study.model)
 
     def build(folder: Path) -> dict[str, Any]:

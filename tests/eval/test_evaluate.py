@@ -209,9 +209,9 @@ def test_an_evaluation_that_was_killed_goes_on_with_the_next_item(monkeypatch, t
     )
     whole = evaluate_model(tiny_model, tiny_model, settings, lambda *_: None, (), None)
     for cut in (2, 5, 7):
-        told = []
+        told: list[int] = []
 
-        def stop(done: int, total: int, _: str, cut: int = cut) -> None:
+        def stop(done: int, total: int, _: str, cut: int = cut, told: list[int] = told) -> None:
             told.append(done)
             if done > cut:
                 raise KeyboardInterrupt

@@ -151,7 +151,7 @@ def test_text_of_a_model_cannot_become_markup(results: dict[str, Any], tmp_path:
 
 def test_the_marked_span_is_the_span_of_the_document(results: dict[str, Any], tmp_path: Path) -> None:
     page = page_of(results, tmp_path)
-    marked = re.search(r'source">(.*?)<mark>(.*?)</mark>(.*?)</div>', page, flags=re.DOTALL)
+    marked = re.search(r'source" tabindex="0">(.*?)<mark>(.*?)</mark>(.*?)</div>', page, flags=re.DOTALL)
     assert marked is not None
     before, span, after = (html.unescape(part) for part in marked.groups())
     assert span == DOCUMENT[SPAN[0] : SPAN[1]]
