@@ -106,7 +106,13 @@ class _Asked:
         self, model_path: str | Path, base_model: str | Path, settings: EvaluateSettings, store: AnswerStore
     ) -> None:
         self.model_path, self.base_model, self.settings, self.store = model_path, base_model, settings, store
-        self.tokenizer = load_tokenizer(base_model)
+        try:
+            self.tokenizer = load_tokenizer(base_model)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"the model in {base_model} has no tokenizer that loads: copy tokenizer.json and "
+                f"tokenizer_config.json of the model it comes from beside it ({' '.join(str(error).split())[:120]})"
+            ) from error
         self.examples = few_shot_examples()[: settings.few_shot]
 
     @cached_property

@@ -240,3 +240,9 @@ def test_the_distance_from_the_base_is_measured_on_new_and_on_general_text(tiny_
     found = evaluate_model(tmp_path / "changed", tiny_model, settings, lambda *_: None, PASSAGES)["divergence"]
     assert {name: block["n"] for name, block in found.items()} == {"new_text": 2, "general_text": 2}
     assert all(block["kl"] > 0 for block in found.values())
+
+
+def test_a_model_without_a_tokenizer_is_named(tiny_model, tmp_path):
+    load_model(tiny_model).save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match=r"bare has no tokenizer that loads: copy tokenizer\.json"):
+        evaluate(tmp_path / "bare", None)
