@@ -216,7 +216,12 @@ def settings_fields(model: Any = Study) -> set[tuple[str, str]]:
 def test_every_setting_is_read_somewhere():
     """By text: `settings.FIELD`, or the name that the code gives to that section, outside the class itself."""
     sources = [path.read_text() for folder in ("augment", "train", "eval", "flows") for path in walk(folder)]
-    holders = {"TemplateUse": "use|request.use", "Study": "study|self", "LearningRates": "learning_rates"}
+    holders = {
+        "TemplateUse": "use|request.use",
+        "TaskUse": "use|self",
+        "Study": "study|self",
+        "LearningRates": "learning_rates",
+    }
     fields = settings_fields()
     assert {("TemplateUse", "apply"), ("MemorySettings", "top_t"), ("Study", "corpus")} <= fields
     unread = []
