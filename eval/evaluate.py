@@ -71,7 +71,7 @@ def evaluate_model(
         new = [passage.text for passage in passages if asked.num_tokens(passage.text) > 1]
         compared = {"new_text": _spread(new, settings.divergence_texts)}
         compared["general_text"] = _spread(general_text(), settings.divergence_texts)
-    done, total = 0, sum(map(len, (*sets.values(), *texts.values(), *compared.values())))
+    done, total = 0, sum(map(len, sets.values())) + sum(map(len, [*texts.values(), *compared.values()]))
 
     def tell(count: int) -> None:
         nonlocal done
