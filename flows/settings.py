@@ -17,7 +17,8 @@ from active_reading.augment.dedupe import DedupeSettings
 from active_reading.augment.export import ExportSettings
 from active_reading.augment.filter import FilterSettings
 from active_reading.augment.generate import GenerateSettings
-from active_reading.augment.ingest import IngestSettings
+from active_reading.augment.ingest import DATASET, IngestSettings
+from active_reading.augment.sources import is_url
 from active_reading.eval.settings import EvaluateSettings
 from active_reading.train.settings import TrainSettings
 
@@ -62,7 +63,10 @@ def load_study(target: str, overrides: list[str]) -> Study:
     if not target.strip():
         raise ValueError("the path of the study or folder is empty")
     path = Path(target).expanduser()
-    values = _read_yaml(path) if path.suffix in (".yaml", ".yml") else _study_of_folder(path)
+    if _is_elsewhere({"path": target}):
+        values = _study_of_corpus(target)
+    else:
+        values = _read_yaml(path) if path.suffix in (".yaml", ".yml") else _study_of_folder(path)
     for override in overrides:
         _apply_override(values, override)
     try:
@@ -98,7 +102,8 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
             part[key] = str(base / Path(part[key]).expanduser())
 
     resolve(values, "output")
-    resolve(values.get("corpus"), "path")
+    if not _is_elsewhere(values.get("corpus")):
+        resolve(values.get("corpus"), "path")
     resolve(values.get("train"), "background")
     resolve(values.get("evaluate"), "questions")
     tasks = values["evaluate"].get("tasks") if isinstance(values.get("evaluate"), dict) else None
@@ -113,6 +118,17 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
         for key in ("template", "apply"):
             if isinstance(use, dict) and str(use.get(key)).endswith(".j2"):
                 resolve(use, key)
+
+
+def _is_elsewhere(corpus: Any) -> bool:
+    """Whether the corpus is a URL or a data set by name, which no folder is put before."""
+    path = str(corpus.get("path")) if isinstance(corpus, dict) else ""
+    return is_url(path) or path.startswith(DATASET)
+
+
+def _study_of_corpus(target: str) -> dict[str, Any]:
+    name = re.sub(r"[^\w.-]+", "-", target.rstrip("/").rpartition("/")[2]).strip("-.") or "study"
+    return {"name": name, "corpus": {"path": target}}
 
 
 def _study_of_folder(path: Path) -> dict[str, Any]:

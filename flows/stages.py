@@ -26,7 +26,7 @@ from active_reading.augment.funnel import (
 )
 from active_reading.augment.generate import ModelIdentity, Planner
 from active_reading.augment.identity import content_hash
-from active_reading.augment.ingest import find_files, read_documents
+from active_reading.augment.ingest import check_corpus, read_documents
 from active_reading.eval.questions import Question, check_lengths, evaluation_texts, read_questions
 from active_reading.flows.models import ResolvedModel, cache_folder, resolve_model
 from active_reading.flows.progress import Progress
@@ -69,7 +69,7 @@ def ingest(study: Study) -> Step:
             "skipped": listed,
         }
 
-    rows = documents.select("document_id", "source").rows()
+    rows = documents.select("document_id", "source", "title").rows()
     content = content_hash([list(row) for row in rows], [[file.source, file.reason] for file in skipped])
     return _step(study, "ingest", study.corpus.model_dump(exclude={"path"}), {"files": content}, build)
 
@@ -397,7 +397,7 @@ def funnel(generations: Step, filtered: Step, distinct: Step, decontaminated: St
 
 def check_study(study: Study) -> ResolvedModel:
     """Fail now rather than after an hour: corpus, templates, questions, model, memory settings."""
-    find_files(Path(study.corpus.path).expanduser())
+    check_corpus(study.corpus)
     _templates(study)
     Planner(study.generate, ModelIdentity("", ""))
     evaluation = evaluation_texts(study.evaluate.questions)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from active_reading.augment.ingest import IngestSettings, SkippedFile, find_files, read_documents
+from active_reading.augment.ingest import IngestSettings, read_documents
+from active_reading.augment.sources import SkippedFile, find_files
 
 
 def write_files(root: Path, files: dict[str, str | bytes]) -> IngestSettings:
@@ -53,7 +54,8 @@ def test_nested_folders_are_read_and_other_or_hidden_files_are_not(tmp_path):
     files = {
         "a.md": "A",
         "deep/er/b.TXT": "B",
-        "c.pdf": "C",
+        "c.exe": "C",
+        "questions.jsonl": '{"question": "Q?", "answers": ["C"]}',
         "txt": "D",
         ".hidden.txt": "E",
         ".git/f.txt": "F",
@@ -73,8 +75,8 @@ def test_a_hidden_folder_above_the_corpus_does_not_hide_it(tmp_path):
 UNREADABLE = {
     "zero byte": (b"The owl\0sleeps.", "binary file, not text"),
     "picture": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "binary file, not text"),
-    "utf-16": ("The owl sleeps.".encode("utf-16"), "binary file, not text"),
-    "latin-1": ("Le caf\u00e9 est ferm\u00e9.".encode("latin-1"), "not UTF-8 text (byte 6): save it as UTF-8"),
+    "utf-16 without its mark": ("The owl sleeps.".encode("utf-16-le"), "binary file, not text"),
+    "half of utf-16": ("The owl".encode("utf-16")[:-1], "broken UTF-16 text: save it as UTF-8"),
     "empty": (b"", "empty file"),
     "white space": (" \n\t\r\n\u00a0\u2003".encode(), "empty file"),
     "byte order mark alone": (b"\xef\xbb\xbf", "empty file"),
@@ -168,16 +170,16 @@ def test_a_single_file_is_a_corpus(tmp_path):
 
 
 def test_a_single_file_of_another_kind_is_refused(tmp_path):
-    write_files(tmp_path, {"owl.pdf": "Owl."})
-    with pytest.raises(ValueError, match=r"owl\.pdf is not a \.txt or \.md file"):
-        read_documents(IngestSettings(path=str(tmp_path / "owl.pdf")))
+    write_files(tmp_path, {"owl.exe": "Owl."})
+    with pytest.raises(ValueError, match=r"owl\.exe is not a document: documents are \.txt, \.md, .*, each also"):
+        read_documents(IngestSettings(path=str(tmp_path / "owl.exe")))
 
 
 def test_a_missing_folder_and_a_folder_without_text_name_the_folder(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere does not exist: give a folder of \.txt or \.md files"):
+    with pytest.raises(ValueError, match=r"nowhere does not exist: give a folder, a file, a glob or a URL"):
         read_documents(IngestSettings(path=str(tmp_path / "nowhere")))
-    with pytest.raises(ValueError, match=r"has no \.txt or \.md file") as caught:
-        read(tmp_path, {"owl.pdf": "Owl.", ".hidden.txt": "Owl."})
+    with pytest.raises(ValueError, match=r"has no document: documents are \.txt") as caught:
+        read(tmp_path, {"owl.exe": "Owl.", ".hidden.txt": "Owl."})
     assert str(tmp_path) in str(caught.value)
 
 
@@ -209,7 +211,7 @@ def deny(monkeypatch, module, name: str, denied: Path) -> None:
 
 def test_a_file_that_may_not_be_read_is_skipped_with_the_systems_reason(tmp_path, monkeypatch):
     settings = write_files(tmp_path, {"secret.txt": "Owl.", "open.txt": "Other owl."})
-    deny(monkeypatch, Path, "read_bytes", tmp_path / "secret.txt")
+    deny(monkeypatch, Path, "open", tmp_path / "secret.txt")
     documents, skipped = read_documents(settings)
     assert documents["source"].to_list() == ["open.txt"]
     assert skipped == [SkippedFile("secret.txt", "cannot be read: Permission denied")]
@@ -227,7 +229,7 @@ def test_a_corpus_folder_that_may_not_be_listed_says_so_instead_of_being_empty(t
     write_files(tmp_path, {"a.txt": "Owl."})
     deny(monkeypatch, os, "scandir", tmp_path)
     with pytest.raises(ValueError, match="cannot be read: Permission denied") as caught:
-        find_files(tmp_path)
+        find_files(str(tmp_path))
     assert str(tmp_path) in str(caught.value)
 
 
@@ -259,3 +261,11 @@ def test_a_link_to_a_folder_is_followed_once(tmp_path):
 def test_an_empty_path_is_refused():
     with pytest.raises(ValueError, match="at least 1 character"):
         IngestSettings(path="")
+
+
+def test_a_changed_file_is_a_new_document_in_place_of_the_old_one(tmp_path):
+    before, _ = read(tmp_path, {"a.txt": "The owl sleeps.", "b.txt": "The heron fishes."})
+    after, _ = read(tmp_path, {"a.txt": "The owl wakes."})
+    assert after.select("source", "text").rows() == [("a.txt", "The owl wakes."), ("b.txt", "The heron fishes.")]
+    assert after["document_id"][0] != before["document_id"][0]
+    assert after["document_id"][1] == before["document_id"][1]
