@@ -1,17 +1,21 @@
 """Chunk: documents -> spans of whole paragraphs or sentences within a token budget.
 
 Out: `chunks.parquet` columns `chunk_id`, `document_id`, `start`, `end` (characters, so that
-`text == document[start:end]`), `num_tokens`, `text`.
-Paragraphs are kept whole where they fit, then sentences, then words, then characters.
+`text == document[start:end]`), `num_tokens`, `heading` (the Markdown headings above its start, outermost
+first, joined by " > "), `text`.
+Paragraphs are kept whole where they fit, then sentences (of scripts without spaces, too), then words, then
+characters. With an overlap each chunk but the first begins with the end of the one before.
 """
 
 import re
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from typing import Any
+from itertools import pairwise
+from typing import Any, Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from active_reading.augment.identity import content_hash
 
@@ -19,9 +23,13 @@ Span = tuple[int, int]
 # From coarse to fine: what ends a unit. Each unit keeps its own closing mark and the space after it.
 _BOUNDARIES = (
     re.compile(r"\n[ \t]*\n\s*"),
-    re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n"),
+    re.compile(
+        r"(?<=[.!?\u061f\u06d4\u0964])[\"')\]\u201d]*\s+|\n"
+        r"|(?<=[\u3002\uff01\uff1f])(?![\u3002\uff01\uff1f])[\u300d\u300f\u201d\uff09]*\s*"
+    ),
     re.compile(r"\s+"),
 )
+_HEADING = re.compile(r"^(?:(?P<fence>```|~~~)|(?P<marks>#{1,6})[ \t]+(?P<title>[^\n]+))", re.MULTILINE)
 # Tokenizers slow down on very long strings: documents are tokenised in windows of this many characters.
 _WINDOW_CHARS = 20_000
 _SCHEMA = {
@@ -30,6 +38,7 @@ _SCHEMA = {
     "start": pl.Int64,
     "end": pl.Int64,
     "num_tokens": pl.Int64,
+    "heading": pl.String,
     "text": pl.String,
 }
 
@@ -40,19 +49,28 @@ class ChunkSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     max_tokens: int = Field(256, ge=16, description="token budget of one chunk, in the model's tokens")
+    overlap_tokens: int = Field(0, ge=0, description="at most so many of them repeat the chunk before")
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Self:
+        if self.overlap_tokens > self.max_tokens // 2:
+            raise ValueError(
+                f"overlap_tokens={self.overlap_tokens} is more than half of max_tokens={self.max_tokens}"
+            )
+        return self
 
 
 class TokenCounter:
     """Counts the tokens of any span of one text, after tokenising the text once."""
 
     def __init__(self, text: str, tokenizer: Any) -> None:
-        self.starts: list[int] = []
-        self.ends: list[int] = []
+        self.starts = array("q")  # 16 bytes a token: a long document has many millions
+        self.ends = array("q")
         for offset in range(0, len(text), _WINDOW_CHARS):
             window = text[offset : offset + _WINDOW_CHARS]
             encoded = tokenizer(window, add_special_tokens=False, return_offsets_mapping=True)
-            self.starts += [offset + start for start, _ in encoded["offset_mapping"]]
-            self.ends += [offset + end for _, end in encoded["offset_mapping"]]
+            self.starts.extend([offset + start for start, _ in encoded["offset_mapping"]])
+            self.ends.extend([offset + end for _, end in encoded["offset_mapping"]])
 
     def count(self, start: int, end: int) -> int:
         """Number of tokens that lie in `text[start:end]`, in full or in part.
@@ -74,7 +92,8 @@ def chunk_documents(documents: pl.DataFrame, tokenizer: Any, settings: ChunkSett
     for document in documents.iter_rows(named=True):
         text = document["text"]
         counter = TokenCounter(text, tokenizer)
-        for start, end in chunk_spans(text, counter, settings.max_tokens):
+        headings = find_headings(text)
+        for start, end in chunk_spans(text, counter, settings.max_tokens, settings.overlap_tokens):
             rows.append(
                 {
                     "chunk_id": content_hash(document["document_id"], start, end),
@@ -82,14 +101,59 @@ def chunk_documents(documents: pl.DataFrame, tokenizer: Any, settings: ChunkSett
                     "start": start,
                     "end": end,
                     "num_tokens": counter.count(start, end),
+                    "heading": heading_above(headings, start),
                     "text": text[start:end],
                 }
             )
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
-def chunk_spans(text: str, counter: TokenCounter, max_tokens: int) -> list[Span]:
-    """Spans that cover all text but the white space between them, each within the budget."""
+def find_headings(text: str) -> list[tuple[int, str]]:
+    """(end of the line, headings in force after it, outermost first) for every Markdown heading."""
+    found: list[tuple[int, str]] = []
+    stack: list[tuple[int, str]] = []
+    in_code = False
+    for match in _HEADING.finditer(text):
+        if match["fence"]:
+            in_code = not in_code
+        elif not in_code and (title := match["title"].strip().rstrip("#").strip()):
+            level = len(match["marks"])
+            stack = [*(above for above in stack if above[0] < level), (level, title)]
+            found.append((match.end(), " > ".join(name for _, name in stack)))
+    return found
+
+
+def heading_above(headings: list[tuple[int, str]], start: int) -> str:
+    """The headings in force at `start`; those that a chunk itself begins with are not above it."""
+    place = bisect_right(headings, start, key=lambda heading: heading[0])
+    return headings[place - 1][1] if place else ""
+
+
+def chunk_spans(text: str, counter: TokenCounter, max_tokens: int, overlap_tokens: int = 0) -> list[Span]:
+    """Spans that cover all text but the white space between them, each within the budget.
+
+    With an overlap each span but the first begins up to so many tokens inside the one before, at a sentence
+    where one begins there, else at a word.
+    """
+    spans = _disjoint_spans(text, counter, max_tokens - overlap_tokens)
+    if not overlap_tokens:
+        return spans
+    begins = [
+        (_overlap_start(text, before, after[0], counter, overlap_tokens)) for before, after in pairwise(spans)
+    ]
+    return [*spans[:1], *((begin, span[1]) for begin, span in zip(begins, spans[1:], strict=True))]
+
+
+def _overlap_start(text: str, before: Span, start: int, counter: TokenCounter, overlap_tokens: int) -> int:
+    """Where a chunk that would begin at `start` begins in the one before it, never at that one's own start."""
+    for boundary in _BOUNDARIES[1:]:
+        for match in boundary.finditer(text, *before):
+            if before[0] < match.end() < start and counter.count(match.end(), start) <= overlap_tokens:
+                return match.end()
+    return start
+
+
+def _disjoint_spans(text: str, counter: TokenCounter, max_tokens: int) -> list[Span]:
     spans: list[Span] = []
     current: Span | None = None
     for start, end in _units(text, (0, len(text)), counter, max_tokens, level=0):

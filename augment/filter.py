@@ -55,7 +55,7 @@ class FilterSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Chunk:
-    """What a text is checked against: its source span and the title above it."""
+    """What a text is checked against: its source span and the title and headings above it."""
 
     text: str
     title: str
@@ -71,9 +71,12 @@ def filter_generations(
     """One row per text: the generation's columns, `id`, `text`, `reason` and `detail` (null when kept).
 
     `answers` maps a template's name to what it answers; strategies only lead to other requests and are
-    left out. `chunks` has `chunk_id`, `text` and `title`.
+    left out. `chunks` has `chunk_id`, `text`, `title` and, where known, `heading`.
     """
-    sources = {row["chunk_id"]: Chunk(row["text"], row["title"]) for row in chunks.iter_rows(named=True)}
+    sources = {
+        row["chunk_id"]: Chunk(row["text"], f"{row['title']}\n{row.get('heading') or ''}")
+        for row in chunks.iter_rows(named=True)
+    }
     rows = []
     for row in generations.iter_rows(named=True):
         if answers[row["template"]] == "strategies":

@@ -55,6 +55,7 @@ class GenerateSettings(BaseModel):
     )
     seed: int = 0
     max_model_len: int = Field(2048, ge=128, description="context of the engine, prompt and answer, in tokens")
+    template_folder: str = Field("", description="a folder of .j2 files, which go before the shipped ones")
     max_num_seqs: int = Field(96, ge=1, description="sequences that the engine runs side by side")
     templates: list[TemplateUse] = [
         TemplateUse(template="paraphrase", replicates=2),
@@ -95,7 +96,7 @@ class Planner:
         for use in settings.templates:
             for name in (use.template, use.apply):
                 if name is not None:
-                    self.templates[name] = load_template(name)
+                    self.templates[name] = load_template(name, settings.template_folder)
             self._check(use)
         self._check_names()
 
@@ -119,7 +120,12 @@ class Planner:
     def _requests(
         self, use: TemplateUse, template: Template, chunk: dict[str, Any], strategy: str | None
     ) -> Iterator[Request]:
-        values = {"text": chunk["text"], "title": chunk["title"], "num_items": use.num_items}
+        values = {
+            "text": chunk["text"],
+            "title": chunk["title"],
+            "heading": chunk.get("heading") or "",
+            "num_items": use.num_items,
+        }
         if strategy is not None:
             values["strategy"] = strategy
         # Only what the template uses decides the id: a renamed file keeps its answers.

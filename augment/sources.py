@@ -48,7 +48,7 @@ class SourceFile:
         if compression == ".zst":
             import pyarrow
 
-            return pyarrow.CompressedInputStream(raw, "zstd")  # type: ignore[no-any-return]
+            return pyarrow.CompressedInputStream(raw, "zstd")
         readers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
         return readers[compression](raw) if compression in readers else raw  # type: ignore[operator]
 

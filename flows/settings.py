@@ -104,6 +104,7 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     resolve(values, "output")
     if not _is_elsewhere(values.get("corpus")):
         resolve(values.get("corpus"), "path")
+    resolve(values.get("generate"), "template_folder")
     resolve(values.get("train"), "background")
     resolve(values.get("evaluate"), "questions")
     tasks = values["evaluate"].get("tasks") if isinstance(values.get("evaluate"), dict) else None

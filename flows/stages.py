@@ -39,10 +39,10 @@ from active_reading.train.sweep import Variant, variants
 logger = logging.getLogger(__name__)
 DATASET = "dataset"  # the folder of the data set's versions
 VERSIONS = {
-    "ingest": 1,
-    "chunk": 1,
+    "ingest": 2,
+    "chunk": 2,
     "generate": 3,
-    "filter": 3,
+    "filter": 4,
     "dedupe": 1,
     "decontaminate": 2,
     "export": 3,
@@ -127,7 +127,7 @@ def generate(study: Study, documents: Step, chunks: Step) -> Step:
     step = _step(
         study,
         "generate",
-        study.generate.model_dump(),
+        study.generate.model_dump(exclude={"template_folder"}),
         inputs,
         build,
         resumable=True,
@@ -448,7 +448,7 @@ def _check_lengths(questions: list[Question], model: ResolvedModel, max_new_toke
 
 def _templates(study: Study) -> dict[str, Template]:
     names: Iterable[str | None] = (n for use in study.generate.templates for n in (use.template, use.apply))
-    loaded = [load_template(name) for name in names if name]
+    loaded = [load_template(name, study.generate.template_folder) for name in names if name]
     return {template.name: template for template in loaded}
 
 

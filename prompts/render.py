@@ -18,9 +18,9 @@ import jinja2.sandbox
 import yaml
 
 FOLDER = Path(__file__).parent / "templates"
-VARIABLES = {"text", "title", "strategy", "num_items"}
+VARIABLES = {"text", "title", "heading", "strategy", "num_items"}
 # Every template must render these.
-SAMPLE = {"text": "A text.", "title": "A title", "strategy": "A strategy", "num_items": 2}
+SAMPLE = {"text": "A text.", "title": "A title", "heading": "A part", "strategy": "A strategy", "num_items": 2}
 Answer = Literal["text", "questions", "strategies"]
 _FRONT_MATTER = re.compile(r"\s*^---[ \t]*\n(?P<fields>.*?)^---[ \t]*\n(?P<body>.*)", re.DOTALL | re.MULTILINE)
 _ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -81,19 +81,22 @@ def available_templates() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.j2"))
 
 
-def load_template(name: str) -> Template:
-    """Load a shipped template by name, or any `.j2` file by path.
+def load_template(name: str, folder: str = "") -> Template:
+    """Load a shipped template by name, or any `.j2` file by path; a file in the user's `folder` goes first.
 
-    Raises ValueError when it does not exist, its front matter has unknown or missing fields,
-    or its body uses a variable that no stage fills in.
+    Raises ValueError, with the file and where possible the line, when it does not exist, its front matter has
+    unknown, missing or unused fields, or its body uses a variable that no stage fills in.
     """
+    if folder and not Path(folder).is_dir():
+        raise ValueError(f"template folder {folder} does not exist")
     path = Path(name) if name.endswith(".j2") else FOLDER / f"{name}.j2"
+    if folder and (own := Path(folder) / (name if name.endswith(".j2") else f"{name}.j2")).is_file():
+        path = own
     if not path.is_file():
         if name.endswith(".j2"):
             raise ValueError(f"template file {path} does not exist")
-        raise ValueError(
-            f"unknown template '{name}': use one of {', '.join(available_templates())} or a path to a .j2 file"
-        )
+        known = sorted({*available_templates(), *(file.stem for file in Path(folder).glob("*.j2") if folder)})
+        raise ValueError(f"unknown template '{name}': use one of {', '.join(known)} or a path to a .j2 file")
     try:
         source = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -106,12 +109,25 @@ def load_template(name: str) -> Template:
         line = source[: len(source) - len(body)].count("\n") + error.lineno
         raise ValueError(f"{path}:{line}: {error.message}") from error
     if unknown:
-        raise ValueError(f"{path}: undefined variable '{min(unknown)}' (available: {', '.join(sorted(VARIABLES))})")
+        place = f"{path}:{_line(source, min(unknown), len(source) - len(body))}"
+        raise ValueError(
+            f"{place}: undefined variable '{min(unknown)}' (available: {', '.join(sorted(VARIABLES))})"
+        )
     if "text" not in template.variables:
         raise ValueError(f"{path}: never uses 'text', so that it would ask the same of every chunk")
+    for example in template.examples:
+        if unused := set(example) - template.variables - {"answer"}:
+            place = f"{path}:{_line(source, min(unused, key=str))}"
+            raise ValueError(f"{place}: an example gives '{min(unused, key=str)}', which the template never uses")
     for values in (*template.examples, SAMPLE):
         template._render(values)
     return template
+
+
+def _line(source: str, word: object, begin: int = 0) -> int:
+    """Number of the first line at or after character `begin` that has the word."""
+    match = re.compile(rf"\b{re.escape(str(word))}\b").search(source, begin)
+    return source.count("\n", 0, match.start() if match else begin) + 1
 
 
 def _split_front_matter(source: str, path: Path) -> tuple[dict[str, Any], str]:
@@ -127,7 +143,8 @@ def _split_front_matter(source: str, path: Path) -> tuple[dict[str, Any], str]:
     allowed = {"version", "answer", "examples"}
     for key in fields:
         if key not in allowed:
-            raise ValueError(f"{path}: unknown field '{key}' (allowed: {', '.join(sorted(allowed))})")
+            place = f"{path}:{_line(source, key)}"
+            raise ValueError(f"{place}: unknown field '{key}' (allowed: {', '.join(sorted(allowed))})")
     if not isinstance(fields.get("version"), int) or fields.get("answer") not in get_args(Answer):
         raise ValueError(
             f"{path}: needs 'version' (a whole number) and 'answer' (one of {', '.join(get_args(Answer))})"

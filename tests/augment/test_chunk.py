@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from active_reading.augment.chunk import ChunkSettings, TokenCounter, chunk_documents, chunk_spans
+from active_reading.augment.chunk import (
+    ChunkSettings,
+    TokenCounter,
+    chunk_documents,
+    chunk_spans,
+    find_headings,
+    heading_above,
+)
 
 
 class RegexTokenizer:
@@ -227,3 +234,80 @@ def test_five_megabytes_without_a_boundary_take_seconds_and_short_calls_to_the_t
     assert tokenizer.longest_call <= 20_000
     assert "".join("".join(text[start:end] for start, end in spans).split()) == "".join(text.split()), kind
     assert all(counter.count(*span) <= 256 for span in spans)
+
+
+PARTS = st.lists(
+    st.sampled_from(
+        [
+            "The owl sleeps. ",
+            "It hunts mice! ",
+            "word " * 20,
+            "\n\n",
+            "# Owls\n",
+            "\u732b\u5728\u7761\u3002",
+            "x" * 70,
+        ]
+    ),
+    max_size=30,
+).map("".join)
+
+
+@settings(deadline=None, max_examples=60)
+@given(text=PARTS, overlap=st.integers(0, 16))
+def test_spans_are_exact_cover_all_words_and_overlap_within_the_budget(tiny_tokenizer, text, overlap):
+    documents = pl.DataFrame({"document_id": ["d"], "text": [text]})
+    rows = chunk_documents(documents, tiny_tokenizer, ChunkSettings(max_tokens=48, overlap_tokens=overlap))
+    covered, before = 0, None
+    for row in rows.iter_rows(named=True):
+        start, end = row["start"], row["end"]
+        assert row["text"] == text[start:end]
+        assert row["num_tokens"] <= 48
+        assert not text[covered : max(start, covered)].strip()
+        if before is not None:
+            assert before[0] < start
+            assert before[1] < end
+            assert TokenCounter(text, tiny_tokenizer).count(start, before[1]) <= overlap or start >= before[1]
+        covered, before = end, (start, end)
+    assert not text[covered:].strip()
+
+
+def test_a_chunk_begins_with_the_last_sentence_of_the_one_before(tiny_tokenizer):
+    text = "The owl sleeps all day. It hunts by night. The heron fishes. It stands very still."
+    spans = chunk_spans(text, TokenCounter(text, tiny_tokenizer), 64, 24)
+    assert [text[start:end] for start, end in spans] == [
+        "The owl sleeps all day.",
+        "owl sleeps all day. It hunts by night. The heron fishes.",  # no sentence begins there: at a word
+        "The heron fishes. It stands very still.",
+    ]
+
+
+def test_an_overlap_of_more_than_half_is_refused():
+    with pytest.raises(ValueError, match="overlap_tokens=20 is more than half of max_tokens=32"):
+        ChunkSettings(max_tokens=32, overlap_tokens=20)
+
+
+def test_a_chunk_knows_the_headings_above_it(tiny_tokenizer):
+    text = "# Birds\n\n## Owls ##\n\nThe owl sleeps.\n\n```\n# no heading\n```\n\n### Food\n\nMice.\n\n"
+    text += "## Herons\n\nIt fishes."
+    headings = find_headings(text)
+    assert heading_above(headings, 0) == ""
+    assert heading_above(headings, text.index("The owl")) == "Birds > Owls"
+    assert heading_above(headings, text.index("# no")) == "Birds > Owls"
+    assert heading_above(headings, text.index("Mice")) == "Birds > Owls > Food"
+    assert heading_above(headings, text.index("It fishes")) == "Birds > Herons"
+    documents = pl.DataFrame({"document_id": ["d"], "text": [text]})
+    rows = chunk_documents(documents, tiny_tokenizer, ChunkSettings(max_tokens=32))
+    assert rows["heading"][0] == ""
+    assert rows["heading"][-1] in ("Birds > Herons", "Birds > Owls > Food")
+
+
+def test_sentences_of_scripts_without_spaces_and_from_right_to_left_are_not_cut(tiny_tokenizer):
+    for sentence in (
+        "\u732b\u5728\u7761\u3002",
+        "\u05d4\u05d5\u05d0 \u05d9\u05e9\u05df. ",
+        "\u0647\u0644 \u0646\u0627\u0645\u061f ",
+    ):
+        text = sentence * 9
+        spans = chunk_spans(text, TokenCounter(text, tiny_tokenizer), 32)
+        assert len(spans) > 2
+        assert all(len(text[start:end]) % len(sentence) in (0, len(sentence.strip())) for start, end in spans)

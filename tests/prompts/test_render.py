@@ -11,7 +11,14 @@ from active_reading.augment.filter import Chunk, FilterSettings, judge, parse_pa
 from active_reading.augment.generate import parse_strategies
 from active_reading.prompts.render import FOLDER, Template, available_templates, load_template
 
-VALUES = {"text": "Zora sold 12 kites.", "title": "Kites", "strategy": "List every kite by year", "num_items": 3}
+VALUES = {
+    "text": "Zora sold 12 kites.",
+    "title": "Kites",
+    "heading": "Sales",
+    "strategy": "List every kite by year",
+    "num_items": 3,
+}
+HASHES = ["f0c4f82e20132d96", "338680759c20f8a3", "d692ca5fc43edc1d", "f3fc1b4da67815a2"]
 MINIMAL = "---\nversion: 1\nanswer: text\n---\n"
 
 
@@ -26,7 +33,7 @@ def template_of(body: str) -> Template:
 
 
 def test_the_shipped_templates_are_the_files_of_the_folder():
-    assert available_templates() == ["apply_strategy", "paraphrase", "propose_strategies", "questions"]
+    assert {"apply_strategy", "paraphrase", "propose_strategies", "questions"} < set(available_templates())
     assert {path.stem for path in FOLDER.iterdir()} == set(available_templates())
 
 
@@ -171,7 +178,7 @@ def test_a_template_that_cannot_render_is_refused_when_it_is_loaded(tmp_path):
             "---\nversion: 1\nanswer: text\nexamples: [{text: a}]\n---\n{{ text }}\n",
             "every example needs an 'answer'",
         ),
-        (MINIMAL + "{{ txt }}\n", "undefined variable 'txt' .available: num_items, strategy, text, title"),
+        (MINIMAL + "{{ txt }}\n", "undefined variable 'txt' .available: heading, num_items, strategy, text, title"),
         (MINIMAL + "{% for kite in kites %}{{ kite }}{% endfor %}\n", "undefined variable 'kites'"),
     ],
 )
@@ -291,3 +298,40 @@ def test_the_text_stands_in_the_prompt_as_it_is(text):
 def test_braces_and_markup_in_the_text_are_left_alone(text):
     for name in available_templates():
         assert text in load_template(name).messages(**{**VALUES, "text": text})[-1]["content"]
+
+
+def test_the_templates_of_finished_work_keep_their_hashes():
+    """Answers in ledgers are addressed by them: an edit would ask all of it again."""
+    names = ("apply_strategy", "paraphrase", "propose_strategies", "questions")
+    assert [load_template(name).hash for name in names] == HASHES
+
+
+def test_a_users_folder_goes_before_the_shipped_templates(tmp_path):
+    write_template(tmp_path, MINIMAL + "Own: {{ text }}", "paraphrase.j2")
+    write_template(tmp_path, MINIMAL + "New: {{ text }}", "new.j2")
+    assert load_template("paraphrase", str(tmp_path)).body.startswith("Own")
+    assert load_template("new", str(tmp_path)).body.startswith("New")
+    assert load_template("new.j2", str(tmp_path)).body.startswith("New")
+    assert load_template("questions", str(tmp_path)) == load_template("questions")
+    with pytest.raises(ValueError, match="unknown template 'other': use one of .*, new, "):
+        load_template("other", str(tmp_path))
+    with pytest.raises(ValueError, match="template folder .*nowhere does not exist"):
+        load_template("questions", str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "message"),
+    [
+        (MINIMAL + "{{ text }}\n{{ txet }}", 6, "undefined variable 'txet'"),
+        ("---\nversion: 1\nanswer: text\nstyle: dry\n---\n{{ text }}", 4, "unknown field 'style'"),
+        (
+            "---\nversion: 1\nanswer: text\nexamples:\n  - text: Owl\n    title: Owl\n    answer: Owl\n---\n{{text}}",
+            6,
+            "an example gives 'title', which the template never uses",
+        ),
+    ],
+)
+def test_a_mistake_in_a_template_is_named_with_its_line(tmp_path, source, line, message):
+    path = write_template(tmp_path, source)
+    with pytest.raises(ValueError, match=re.escape(f"{path}:{line}: {message}")):
+        load_template(path)
