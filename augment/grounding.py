@@ -1,4 +1,4 @@
-"""Grounding: does a text name a number or a name that its source does not have?
+"""Grounding: does a text name a number, unit, name or quotation that its source does not have, or deny it?
 
 Cheap and lexical. Numbers are compared as values ("4,000" = "four thousand", "2.50" = "2.5"); names are
 capitalised words that are not plain words at the start of a sentence.
@@ -35,6 +35,26 @@ OPENERS = frozenset(
     those though through throughout thus to today together two under unlike until upon use using was we well were
     what when where whereas which while who whom whose why with within without would yes yet you your""".split()
 )
+_UNIT_WORDS = """
+% percent; metre metres meter meters m; kilometre kilometres kilometer kilometers km; centimetre centimetres
+centimeter centimeters cm; millimetre millimetres millimeter millimeters mm; mile miles; foot feet ft; inch
+inches; yard yards; litre litres liter liters; gallon gallons; gram grams g; kilogram kilograms kg; tonne
+tonnes ton tons; ounce ounces; second seconds; minute minutes; hour hours; day days; week weeks; month
+months; year years; decade decades; century centuries; dollar dollars; euro euros; pound pounds; crown
+crowns; degree degrees
+"""
+UNITS = {word: group.split()[0] for group in _UNIT_WORDS.split(";") for word in group.split()}
+_MEASURE = re.compile(
+    rf"(?P<number>\d[\d,]*(?:\.\d+)?|\b(?:{'|'.join(NUMBER_WORDS)}))[ -]?(?P<unit>%|(?:{'|'.join(UNITS)})\b)"
+)
+_QUOTE = re.compile(r"[\"\u201c\u201e]([^\"\u201c\u201d\n]{3,200})[\"\u201d]")
+_DENIAL = re.compile(r"\b(?:not(?! only)|never|cannot|\w+n't)\b", re.IGNORECASE)
+# What a rewrite may turn into a "not": "only two", "without", "failed to", "unknown", "but".
+_RESTRICTION = re.compile(
+    r"\b(?:no|not|none|nor|never|neither|nobody|nothing|cannot|\w+n't|only|without|before|until|but|except|fail\w*|lack\w*"
+    r"|refus\w*|lost|avoid\w*|rather|instead|although|though|despite|un\w+|im\w+less|\w+less|free|rare\w*|hardly)\b",
+    re.IGNORECASE,
+)
 _TOKEN = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|[^\W\d_]+")
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 _LIST_MARKER = re.compile(r"^\s*\d{1,2}[.)]\s", re.MULTILINE)
@@ -60,11 +80,43 @@ def ungrounded_word(text: str, source: str, title: str = "") -> str | None:
     extra = numbers(_LIST_MARKER.sub("", text)) - numbers(context) - {"1", "2"}
     if extra:
         return min(extra)
+    if wrong := _wrong_unit(text, context) or _invented_quote(text, context) or _invented_denial(text, context):
+        return wrong
     known = {part for word in _words(context) for part in _stems(word)}
     for name in names(text):
         if not all(known & _stems(part) for part in name.split("-") if part[0].isupper()):
             return name
     return None
+
+
+def _wrong_unit(text: str, source: str) -> str | None:
+    """A number that the source gives with other units only: "4.6 feet" where it has "4.6 metres"."""
+    known: dict[str, set[str]] = {}
+    for value, unit in _measures(source):
+        known.setdefault(value, set()).add(unit)
+    return next((f"{v} {unit}" for v, unit in _measures(text) if v in known and unit not in known[v]), None)
+
+
+def _measures(text: str) -> Iterator[tuple[str, str]]:
+    for match in _MEASURE.finditer(_plain(text).casefold()):
+        for value in numbers(match["number"]):
+            yield value, UNITS[match["unit"]]
+
+
+def _invented_quote(text: str, source: str) -> str | None:
+    """A quotation of several words that the source does not have in a row."""
+    known = " ".join(re.findall(r"\w+", _plain(source).casefold()))
+    for match in _QUOTE.finditer(_plain(text)):
+        words = re.findall(r"\w+", match.group(1).casefold())
+        if len(words) > 1 and f" {' '.join(words)} " not in f" {known} ":
+            return match.group()
+    return None
+
+
+def _invented_denial(text: str, source: str) -> str | None:
+    """A "not" or "never" in a text whose source denies and restricts nothing at all."""
+    found = _DENIAL.search(_plain(text))
+    return found.group() if found and not _RESTRICTION.search(_plain(source)) else None
 
 
 def answer_is_grounded(answer: str, source: str) -> bool:

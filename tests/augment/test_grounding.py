@@ -111,6 +111,26 @@ def test_the_first_invented_number_or_name_is_named(text, source, word):
     assert ungrounded_word(text, source) == word
 
 
+@pytest.mark.parametrize(
+    ("text", "source", "word"),
+    [
+        ("It rose to 4.6 feet.", "It rose 4.6 metres.", "4.6 foot"),
+        ("Five % of it went.", "Five days later it went.", "5 %"),
+        ("It holds 1.7 litres.", "It holds 1.7 liters.", None),
+        ("It took a three-hour walk.", "It took three hours.", None),
+        ("It holds 12 cups.", "It holds 12 litres.", None),
+        ('It is called "the loud carpet".', "It is called The Quiet Carpet.", '"the loud carpet"'),
+        ("It is called \u201cthe quiet carpet\u201d.", "It is called The Quiet Carpet.", None),
+        ("The owl never sleeps.", "The owl sleeps.", "never"),
+        ("The owl doesn't sleep.", "The owl sleeps.", "doesn't"),
+        ("It is not only old.", "It is old.", None),
+        ("It did not sleep until noon.", "It slept only after noon.", None),
+    ],
+)
+def test_units_quotations_and_denials_are_those_of_the_source(text, source, word):
+    assert ungrounded_word(text, source) == word
+
+
 def test_the_title_counts_as_source():
     assert ungrounded_word("Threnwick in 1999", "The isle lies north.", "Threnwick 1999") is None
     assert ungrounded_word("Threnwick in 1999", "The isle lies north.", "Threnwick") == "1999"

@@ -325,7 +325,7 @@ def test_a_users_folder_goes_before_the_shipped_templates(tmp_path):
         (MINIMAL + "{{ text }}\n{{ txet }}", 6, "undefined variable 'txet'"),
         ("---\nversion: 1\nanswer: text\nstyle: dry\n---\n{{ text }}", 4, "unknown field 'style'"),
         (
-            "---\nversion: 1\nanswer: text\nexamples:\n  - text: Owl\n    title: Owl\n    answer: Owl\n---\n{{text}}",
+            "---\nversion: 1\nanswer: text\nexamples:\n  - text: A\n    title: B\n    answer: A\n---\n{{text}}",
             6,
             "an example gives 'title', which the template never uses",
         ),
