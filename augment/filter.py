@@ -3,9 +3,9 @@
 Every answer becomes one text (or one per question-answer pair), and every text ends as kept or dropped.
 Reasons, checked in this order: `too_long` (a prompt beyond the context), `failed`, `truncated` (of
 questions cut short only the last falls), `refusal`, `unparsed` (questions without answers),
-`too_short`, `ungrounded` (a number, unit, name, quotation or denial that the chunk does not have), `copy` (of the chunk),
-`repetition` (the text repeats itself). Question-answer pairs also fall as `given_away`: the question holds
-its own answer.
+`too_short`, `ungrounded` (a number, unit, name, quotation or denial that the chunk does not have), `copy`
+(of the chunk), `repetition` (the text repeats itself). Question-answer pairs also fall as `given_away`: the
+question holds its own answer.
 NOT covered: a wrong statement made of the chunk's own names and numbers.
 """
 

@@ -21,6 +21,14 @@ NUMBER_WORDS = {
     "thousand": Decimal(1000),
     "million": Decimal(1_000_000),
 }
+ORDINALS = {
+    word: value
+    for value, word in enumerate(
+        "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
+        "sixteenth seventeenth eighteenth nineteenth twentieth".split(),
+        start=3,
+    )
+}
 _MULTIPLIERS = (100, 1000, 1_000_000)
 # Words that open sentences in rewrites without being names, even when the source does not use them.
 OPENERS = frozenset(
@@ -33,7 +41,9 @@ OPENERS = frozenset(
     overall part perhaps question read remember second several she similarly since so some soon sources still
     strategy student students study such text than that the their them then there therefore these they third this
     those though through throughout thus to today together two under unlike until upon use using was we well were
-    what when where whereas which while who whom whose why with within without would yes yet you your""".split()
+    what when where whereas which while who whom whose why with within without would yes yet you your
+    adults almost approximately around born built children completed created discovered finished founded houses
+    men opened people published roughly situated visitors women written""".split()
 )
 _UNIT_WORDS = """
 % percent; metre metres meter meters m; kilometre kilometres kilometer kilometers km; centimetre centimetres
@@ -47,6 +57,7 @@ UNITS = {word: group.split()[0] for group in _UNIT_WORDS.split(";") for word in 
 _MEASURE = re.compile(
     rf"(?P<number>\d[\d,]*(?:\.\d+)?|\b(?:{'|'.join(NUMBER_WORDS)}))[ -]?(?P<unit>%|(?:{'|'.join(UNITS)})\b)"
 )
+_OPENS = re.compile(r"(?:^|[.!?:\n])[\s\"'(*-]*\Z")  # the end of what stands before a sentence
 _QUOTE = re.compile(r"[\"\u201c\u201e]([^\"\u201c\u201d\n]{3,200})[\"\u201d]")
 _DENIAL = re.compile(r"\b(?:not(?! only)|never|cannot|\w+n't)\b", re.IGNORECASE)
 # What a rewrite may turn into a "not": "only two", "without", "failed to", "unknown", "but".
@@ -57,7 +68,7 @@ _RESTRICTION = re.compile(
 )
 _TOKEN = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|[^\W\d_]+")
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
-_LIST_MARKER = re.compile(r"^\s*\d{1,2}[.)]\s", re.MULTILINE)
+_LIST_MARKER = re.compile(r"^\W*(?:\d{1,2}[.)]|\w+ \d{1,2}[:)])\s", re.MULTILINE)
 # Typographic apostrophes and hyphens read as the plain ones.
 _PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u2010": "-", "\u2011": "-"})
 
@@ -70,23 +81,44 @@ def numbers(text: str) -> set[str]:
 
 def names(text: str) -> list[str]:
     """Capitalised words, plain sentence openers left out, in order."""
-    return [word for word in _words(text) if word[0].isupper() and word.casefold() not in OPENERS]
+    plain = _plain(text)
+    return [
+        match.group()
+        for match in _WORD.finditer(plain)
+        if match.group()[0].isupper()
+        and match.group().casefold() not in OPENERS
+        and not (match.group().endswith(("ing", "ly")) and _OPENS.search(plain, 0, match.start()))
+    ]
 
 
 def ungrounded_word(text: str, source: str, title: str = "") -> str | None:
     """The first number or name of `text` that neither `source` nor `title` has, or None."""
     context = f"{title}\n{source}"
-    # "one" and "two" are also plain English ("one of", "the two"): never evidence of invention.
-    extra = numbers(_LIST_MARKER.sub("", text)) - numbers(context) - {"1", "2"}
+    claimed = _LIST_MARKER.sub("", text)
+    # "one" and "two" are also plain English ("one of", "the two"): in words never evidence of invention.
+    plain_words = {"1", "2"} - set(re.findall(r"(?<![\w.,])[12](?![\w.,])", claimed))
+    extra = numbers(claimed) - numbers(context) - _ordinals(context) - plain_words
     if extra:
         return min(extra)
     if wrong := _wrong_unit(text, context) or _invented_quote(text, context) or _invented_denial(text, context):
         return wrong
     known = {part for word in _words(context) for part in _stems(word)}
     for name in names(text):
-        if not all(known & _stems(part) for part in name.split("-") if part[0].isupper()):
+        parts = [part for part in name.split("-") if part[0].isupper()]
+        if not all(known & _stems(part) or _is_of_a_known_place(part, known) for part in parts):
             return name
     return None
+
+
+def _ordinals(text: str) -> set[str]:
+    """Values of the ordinals in words, so that "the 17th century" may stand for "the seventeenth century"."""
+    return {str(ORDINALS[word]) for word in re.findall(r"\w+", text.casefold()) if word in ORDINALS}
+
+
+def _is_of_a_known_place(name: str, known: set[str]) -> bool:
+    """Whether "Chinese" or "Italian" comes of a place that the source names: the same word up to its ending."""
+    match = re.fullmatch(r"(\w{4,}?)(?:ese|ian|ean|an|ish|ic)s?", name.casefold())
+    return bool(match) and any(word.startswith(match[1]) and len(word) <= len(match[1]) + 3 for word in known)
 
 
 def _wrong_unit(text: str, source: str) -> str | None:

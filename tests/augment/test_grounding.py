@@ -131,6 +131,14 @@ def test_units_quotations_and_denials_are_those_of_the_source(text, source, word
     assert ungrounded_word(text, source) == word
 
 
+def test_ordinals_peoples_and_sentences_that_begin_with_what_is_done_are_grounded():
+    assert ungrounded_word("It came in the 17th century.", "It came in the seventeenth century.") is None
+    assert ungrounded_word("Chinese and Italian walls.", "Walls of China and Italy.") is None
+    assert ungrounded_word("Chinese walls.", "Walls of Chile.") == "Chinese"
+    assert ungrounded_word("Standing there, the owl sleeps. Slowly it wakes.", "The owl wakes there.") is None
+    assert ungrounded_word("It met Browning.", "The owl wakes there.") == "Browning"
+
+
 def test_the_title_counts_as_source():
     assert ungrounded_word("Threnwick in 1999", "The isle lies north.", "Threnwick 1999") is None
     assert ungrounded_word("Threnwick in 1999", "The isle lies north.", "Threnwick") == "1999"
