@@ -118,7 +118,7 @@ def _ordinals(text: str) -> set[str]:
 def _is_of_a_known_place(name: str, known: set[str]) -> bool:
     """Whether "Chinese" or "Italian" comes of a place that the source names: the same word up to its ending."""
     match = re.fullmatch(r"(\w{4,}?)(?:ese|ian|ean|an|ish|ic)s?", name.casefold())
-    return bool(match) and any(word.startswith(match[1]) and len(word) <= len(match[1]) + 3 for word in known)
+    return match is not None and any(word.startswith(match[1]) and len(word) <= len(match[1]) + 3 for word in known)
 
 
 def _wrong_unit(text: str, source: str) -> str | None:

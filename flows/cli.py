@@ -78,6 +78,11 @@ def _run(arguments: argparse.Namespace) -> None:
         study = load_study(arguments.target, _overrides(arguments))
     if arguments.command == "schedule":
         schedule(study, arguments.cron)
+    elif arguments.command == "preview":
+        from active_reading.flows.preview import preview
+
+        for block in preview(study):
+            print(block)
     elif arguments.command in ("run", "demo"):
         _show(run_flow(study))
     else:
@@ -108,11 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--sequence", action="store_true", help="corpora learned in this order, one a kind of question"
     )
+    shown = commands.add_parser("preview", help="show five filled prompts and their answers; writes nothing")
     demo = commands.add_parser("demo", help="run the study that ships with the package")
     stages = [commands.add_parser(stage, help=f"up to here: {HELP[stage]}") for stage in STAGES]
-    for command in (run, served, *stages):
+    for command in (run, served, shown, *stages):
         command.add_argument("target", metavar="CONFIG_OR_PATH", help="a study in YAML, or a folder of documents")
-    for command in (run, served, demo, *stages):
+    for command in (run, served, shown, demo, *stages):
         command.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that win")
         command.add_argument("--model", help="a Hugging Face id or a folder")
     return parser

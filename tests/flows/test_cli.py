@@ -67,8 +67,8 @@ def assert_one_line(result: tuple[int, str, str], message: str) -> None:
 MISTAKES = {
     "missing folder": (["/no/such/docs"], "corpus folder /no/such/docs does not exist: give a folder"),
     "missing study": (["none.yaml"], "study file none.yaml does not exist"),
-    "empty folder": (["empty"], "corpus folder .*empty has no .txt or .md file"),
-    "wrong kind of file": (["table.csv"], "table.csv is not a .txt or .md file"),
+    "empty folder": (["empty"], "corpus folder .*empty has no document: documents are"),
+    "wrong kind of file": (["table.exe"], "table.exe is not a document"),
     "typo in the study": (["typo.yaml"], "unknown key 'trian', did you mean 'train'?"),
     "bad value in the study": (["value.yaml"], "train.num_tokens=5: input should be greater than or equal to 100"),
     "broken YAML": (["broken.yaml"], "broken.yaml is not valid YAML"),
@@ -93,7 +93,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(call, documents, tiny_model, monk
     """`run` and `schedule` too: all of this is noticed before Prefect starts."""
     monkeypatch.setattr("active_reading.flows.pipeline.make_flow", lambda: pytest.fail("Prefect was started"))
     Path("empty").mkdir()
-    Path("table.csv").write_text("a,b\n")
+    Path("table.exe").write_text("a,b\n")
     Path("typo.yaml").write_text("corpus: {path: docs}\ntrian: {seed: 1}\n")
     Path("value.yaml").write_text("corpus: {path: docs}\ntrain: {num_tokens: 5}\n")
     Path("broken.yaml").write_text("corpus: [\n")

@@ -78,6 +78,6 @@ def test_a_scheduled_run_says_how_it_failed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(logger, "level", logging.WARNING)
     (tmp_path / "docs").mkdir()
     study = load_study(str(tmp_path / "docs"), [f"output={tmp_path / 'out'}"])
-    with pytest.raises(ValueError, match="has no .txt or .md file"):
+    with pytest.raises(ValueError, match="has no document: documents are"):
         study_flow.fn(study.to_yaml())
     assert "run failed: corpus folder" in capsys.readouterr().out
