@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from active_reading.augment.dedupe import DedupeSettings, mark_duplicates, normalize
+from active_reading.augment.dedupe import DedupeSettings, mark_duplicates
 
 SETTINGS = DedupeSettings()
 WORDS = [f"{first}{second}{third}" for first in "bcdfglmn" for second in "aeiou" for third in "klmnrst"]
@@ -79,14 +79,6 @@ def test_texts_that_differ_in_case_marks_and_spaces_alone_are_the_same(first, se
 @pytest.mark.parametrize(("first", "second"), DIFFERENT)
 def test_short_texts_that_differ_in_a_word_are_not_the_same(first, second):
     assert marks({"a": first, "b": second}) == {}
-
-
-@settings(deadline=None)
-@given(st.text())
-def test_normalizing_twice_changes_nothing_more(text):
-    once = normalize(text)
-    assert once == " ".join(once.split())
-    assert normalize(once) == once
 
 
 def test_a_near_duplicate_is_found_with_its_true_similarity_and_a_text_just_below_is_not():
