@@ -1,8 +1,8 @@
 """Clusters: what is known of rows (seen.py) -> the verdict on each new one.
 
-A node is a text, of one row or of several with the same words. Nodes are numbered by hash, and rows from the earlier
-runs' on, so that no verdict depends on the order of rows. Earlier verdicts stand: an earlier survivor stands for
-all that repeat it, and two of them stay two even where a new text is linked to both.
+A node is a text, of one row or of several with the same words. Nodes are numbered by hash, so that no verdict
+depends on the order of rows; rows are numbered from those of earlier runs on. Earlier verdicts stand: an earlier
+survivor stands for all that repeat it, and two of them stay two even where a new text is linked to both.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from active_reading.augment.minhash import bucket_pairs, components, similarities
+from active_reading.augment.minhash import bucket_pairs, components, distinct, packed, similarities, unpacked
 from active_reading.augment.seen import Seen
 from active_reading.augment.shingles import I64, U64
 
@@ -26,7 +26,7 @@ def judge(new: pl.DataFrame, earlier: pl.DataFrame, seen: Seen, bands: int, thre
     _, row_of, node_of = np.unique(exact, return_index=True, return_inverse=True)  # row_of: an earlier one, if any
     pairs = _candidates(seen, row_of, earlier.height, bands)
     similarity = _similarities(seen, row_of, pairs)
-    first, second = _ends(pairs[similarity >= threshold])
+    first, second = unpacked(pairs[similarity >= threshold])
     touched = np.unique(np.concatenate([first, second, node_of[earlier.height :]]))
     survivors = _survivors(earlier, row_of, touched[row_of[touched] < earlier.height])
     standing = np.arange(len(row_of))  # the node that stands for each
@@ -44,7 +44,7 @@ def judge(new: pl.DataFrame, earlier: pl.DataFrame, seen: Seen, bands: int, thre
         pl.len().over("cluster") > 1
     )
     repeats = _repeats(members, earlier.height)
-    ends = _packed(node_of[repeats["row"]], node_of[repeats["keeper_row"]])
+    ends = packed(node_of[repeats["row"]], node_of[repeats["keeper_row"]])
     repeats = repeats.with_columns(similarity=pl.Series(_look_up(seen, row_of, pairs, similarity, ends)))
     rows = pl.select(row=pl.int_range(earlier.height, earlier.height + new.height))
     return rows.join(repeats, on="row", how="left", maintain_order="left").select("duplicate_of", "similarity")
@@ -57,25 +57,25 @@ def _candidates(seen: Seen, row_of: I64, num_earlier: int, bands: int) -> U64:
     found: list[U64] = [np.zeros(0, np.uint64)]
     if not is_new.any():
         return found[0]
-    for band in range(bands):
-        keys = seen.band(band)[row_of]
+    for all_keys in seen.bands(bands):
+        keys = all_keys[row_of]
         near = nodes
         if num_earlier:
             near = np.flatnonzero(pl.Series(keys).is_in(pl.Series(keys[is_new]).unique().implode()))
             keys = keys[near]
         pairs = bucket_pairs(keys, near)
-        first, second = _ends(pairs)
+        first, second = unpacked(pairs)
         found.append(pairs[is_new[first] | is_new[second]])
         if sum(map(len, found)) > PAIRS:
-            found = [np.unique(np.concatenate(found))]
-    return np.unique(np.concatenate(found))
+            found = [distinct(np.concatenate(found))]
+    return distinct(np.concatenate(found))
 
 
 def _similarities(seen: Seen, row_of: I64, pairs: U64) -> F64:
     """(P,) the similarities of pairs of nodes, counted some megabytes of shingles at a time."""
     result = np.zeros(len(pairs))
     for part in _portions(seen, row_of, pairs):
-        rows, ends = np.unique(row_of[np.concatenate(_ends(pairs[part]))], return_inverse=True)
+        rows, ends = np.unique(row_of[np.concatenate(unpacked(pairs[part]))], return_inverse=True)
         values, offsets = seen.shingles(rows)
         result[part] = similarities(values, offsets, *np.split(ends, 2))
     return result
@@ -84,7 +84,7 @@ def _similarities(seen: Seen, row_of: I64, pairs: U64) -> F64:
 def _portions(seen: Seen, row_of: I64, pairs: U64) -> Iterator[slice]:
     if not len(pairs):
         return
-    first, second = _ends(pairs)
+    first, second = unpacked(pairs)
     counts = seen.counts()
     total = np.cumsum(counts[row_of[first]] + counts[row_of[second]])
     start = 0
@@ -123,7 +123,7 @@ def _repeats(members: pl.DataFrame, num_earlier: int) -> pl.DataFrame:
 def _look_up(seen: Seen, row_of: I64, pairs: U64, similarity: F64, wanted: U64) -> F64:
     """Similarities of the wanted pairs; those that were not counted yet are counted now."""
     unique, place = np.unique(wanted, return_inverse=True)
-    first, second = _ends(unique)
+    first, second = unpacked(unique)
     result = np.ones(len(unique))
     at = np.searchsorted(pairs, unique)
     counted = pairs[np.minimum(at, len(pairs) - 1)] == unique if len(pairs) else np.zeros(len(unique), bool)
@@ -131,13 +131,3 @@ def _look_up(seen: Seen, row_of: I64, pairs: U64, similarity: F64, wanted: U64) 
     rest = ~counted & (first != second)
     result[rest] = _similarities(seen, row_of, unique[rest])
     return result[place]
-
-
-def _packed(first: I64, second: I64) -> U64:
-    return np.minimum(first, second).astype(np.uint64) << np.uint64(32) | np.maximum(first, second).astype(
-        np.uint64
-    )
-
-
-def _ends(pairs: U64) -> tuple[I64, I64]:
-    return (pairs >> np.uint64(32)).astype(np.int64), (pairs & np.uint64(2**32 - 1)).astype(np.int64)

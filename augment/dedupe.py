@@ -59,10 +59,10 @@ def mark_duplicates(texts: pl.DataFrame, settings: DedupeSettings) -> pl.DataFra
 def find_duplicates(texts: pl.LazyFrame, settings: DedupeSettings) -> pl.DataFrame:
     """`id`, `duplicate_of` and `similarity` of the rows that repeat another, by id.
 
-    `texts` has `id` and `text`, `chunk_id` or `document_id` where the scope asks for it, and may have `faithfulness`;
-    it is read in batches. Where a text is linked to the survivor through others, their similarity may lie
-    below the threshold. With `settings.earlier` the rows are compared with those of earlier runs as well (which are
-    not compared again), and remembered; a row that was seen before keeps its verdict.
+    `texts` has `id` and `text`, `chunk_id` or `document_id` where the scope asks for it, and may have
+    `faithfulness`; it is read in batches. Where a text is linked to the survivor through others, their similarity
+    may lie below the threshold. With `settings.earlier` the rows are compared with those of earlier runs as well
+    (which are not compared again), and remembered; a row that was seen before keeps its verdict.
     Raises ValueError for a missing column, a null, and an id that names two texts.
     """
     banding = choose_banding(settings.threshold)
@@ -71,7 +71,7 @@ def find_duplicates(texts: pl.LazyFrame, settings: DedupeSettings) -> pl.DataFra
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(FileLock(folder / ".lock"))  # two runs take turns: the second sees the first's rows
         seen = Seen(folder, settings.model_dump(exclude={"earlier"}) | {"format": FORMAT})
-        earlier = seen.rows(*ROWS, *VERDICT)
+        earlier = seen.finished_rows()
         known, new = _read(texts, settings, banding, seen, earlier)
         verdicts = judge(new, earlier, seen, banding[0], settings.threshold)
         if settings.earlier:
@@ -120,7 +120,7 @@ def _ids(texts: pl.LazyFrame) -> pl.DataFrame:
             raise ValueError(f"dedupe: the texts have no column '{name}' (only {', '.join(names)})")
     ids = texts.select(pl.col("id").cast(pl.String)).collect(engine="streaming")
     if ids["id"].n_unique() < ids.height:
-        twice = ids.filter(pl.col("id").is_duplicated())["id"].min()
+        twice = ids.filter(pl.col("id").is_duplicated())["id"].sort()[0]
         raise ValueError(f"dedupe: id '{twice}' names more than one row: give every row an id of its own")
     return ids
 
@@ -142,9 +142,8 @@ def _batches(texts: pl.LazyFrame, settings: DedupeSettings) -> Iterator[pl.DataF
         for column in ("id", "text", "group"):
             if batch[column].null_count():
                 row = batch.filter(pl.col(column).is_null())["id"][0]
-                raise ValueError(
-                    f"dedupe: row '{row}' has no {group if column == 'group' else column} (it is null)"
-                )
+                name = group if column == "group" else column
+                raise ValueError(f"dedupe: {name} of row '{row}' is null: leave the row out, or give it one")
         part = batch["text"].str.len_bytes().cast(pl.Int64).cum_sum() // BATCH_BYTES
         yield from batch.with_columns(part=part).partition_by("part", include_key=False)
 

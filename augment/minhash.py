@@ -66,7 +66,7 @@ def band_keys(values: U32, offsets: I64, banding: tuple[int, int]) -> U64:
 
 
 def bucket_pairs(keys: U64, nodes: I64) -> U64:
-    """Pairs (smaller node << 32 | larger) to compare among the nodes (ascending, below 2^32) that share a key.
+    """Pairs (`packed`) to compare among the nodes (ascending, below 2^32) that share a key.
 
     In a bucket of more than CROWD nodes each is compared with the first and with its neighbours alone: a bucket
     of a million is a million comparisons, and the other bands give others. The result depends on which
@@ -74,20 +74,24 @@ def bucket_pairs(keys: U64, nodes: I64) -> U64:
     """
     order = np.argsort(keys, kind="stable")
     keys, nodes = keys[order], nodes[order]
-    fresh = np.concatenate([[True], keys[1:] != keys[:-1]])
-    run = np.cumsum(fresh) - 1  # (N,) which bucket
-    size = np.bincount(run)[run] if len(run) else run
-    first = np.flatnonzero(fresh)[run]
-    shared = size > 1
-    keys, nodes, first, size = keys[shared], nodes[shared], nodes[first[shared]], size[shared]
-    pairs = [_packed(first, nodes)]
+    start = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    size = np.diff(np.concatenate([start, [len(keys)]]))
+    shared = np.repeat(size > 1, size)
+    place = (np.arange(len(keys)) - np.repeat(start, size))[shared]  # in its bucket
+    first = nodes[np.repeat(start, size)[shared]]
+    nodes, size = nodes[shared], np.repeat(size, size)[shared]
+    star = (size > CROWD) & (place > 1)
+    pairs = [packed(first[star], nodes[star])]
     for step in range(1, CROWD):
-        near = keys[step:] == keys[:-step]
-        if step > 1:
-            near &= size[step:] <= CROWD
-        pairs.append(_packed(nodes[:-step][near], nodes[step:][near]))
-    found = np.unique(np.concatenate(pairs))
-    return found[(found >> np.uint64(32)) != (found & np.uint64(2**32 - 1))]
+        later = np.flatnonzero((place >= step) & ((size <= CROWD) | (step == 1)))
+        pairs.append(packed(nodes[later - step], nodes[later]))
+    return np.concatenate(pairs)
+
+
+def distinct(values: U64) -> U64:
+    """The values once each, ascending; numpy's `unique` hashes them first, which takes longer."""
+    values = np.sort(values)
+    return values[np.concatenate([[True], values[1:] != values[:-1]])] if len(values) else values
 
 
 def similarities(values: U32, offsets: I64, first: I64, second: I64) -> np.ndarray:
@@ -101,8 +105,19 @@ def similarities(values: U32, offsets: I64, first: I64, second: I64) -> np.ndarr
     return shared / (size[first] + size[second] - shared)
 
 
+def packed(first: I64, second: I64) -> U64:
+    """Pairs of nodes as one number each: the smaller << 32 | the larger."""
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    return low.astype(np.uint64) << np.uint64(32) | high.astype(np.uint64)
+
+
+def unpacked(pairs: U64) -> tuple[I64, I64]:
+    """The smaller and the larger node of each pair."""
+    return (pairs >> np.uint64(32)).astype(np.int64), (pairs & np.uint64(2**32 - 1)).astype(np.int64)
+
+
 def components(first: I64, second: I64) -> tuple[I64, I64]:
-    """The nodes that are linked, ascending, and for each the smallest node it is linked with, through others too."""
+    """The nodes that are linked, ascending, and for each the smallest that it is linked to, through others too."""
     nodes, ends = np.unique(np.concatenate([first, second]), return_inverse=True)
     links = csr_array((np.ones(len(first), bool), np.split(ends, 2)), (len(nodes), len(nodes)))
     _, label = connected_components(links, directed=False)
@@ -120,9 +135,3 @@ def _blocks(order: I64, size: I64) -> list[I64]:
         blocks.append(order[start:end])
         start = end
     return blocks
-
-
-def _packed(first: I64, second: I64) -> U64:
-    return np.minimum(first, second).astype(np.uint64) << np.uint64(32) | np.maximum(first, second).astype(
-        np.uint64
-    )

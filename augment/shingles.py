@@ -65,7 +65,7 @@ def shingle(texts: pl.Series, length: int) -> Shingles:
     exact = _hash_in_order(words, offsets)
     windows = words.copy()
     for step in range(1, length):
-        windows[: len(words) - step] = windows[: len(words) - step] * MULTIPLIER + words[step:]
+        windows[:-step] = windows[:-step] * MULTIPLIER + words[step:]
     windows = _mix(windows)
     count = np.maximum(size - length + 1, 1)
     starts = np.concatenate([[0], np.cumsum(count)])

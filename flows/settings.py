@@ -99,6 +99,7 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
 
     resolve(values, "output")
     resolve(values.get("corpus"), "path")
+    resolve(values.get("dedupe"), "earlier")
     resolve(values.get("train"), "background")
     resolve(values.get("evaluate"), "questions")
     if (base / Path(str(values.get("model"))).expanduser()).is_dir():

@@ -37,7 +37,7 @@ VERSIONS = {
     "chunk": 1,
     "generate": 3,
     "filter": 3,
-    "dedupe": 1,
+    "dedupe": 2,
     "decontaminate": 1,
     "export": 2,
     "train": 3,
@@ -153,19 +153,27 @@ def filter_(study: Study, documents: Step, chunks: Step, generations: Step) -> S
     return _step(study, "filter", study.filter.model_dump(), inputs, build)
 
 
-def dedupe(study: Study, filtered: Step) -> Step:
-    """Keep one text of each group of near-equal ones."""
+def dedupe(study: Study, chunks: Step, filtered: Step) -> Step:
+    """Keep one text of each group of near-equal ones; the rows need not fit in memory."""
 
     def build(folder: Path) -> dict[str, Any]:
-        from active_reading.augment.dedupe import mark_duplicates
+        from active_reading.augment.dedupe import cluster_table, find_duplicates
 
-        rows = mark_duplicates(_read(filtered, "kept"), study.dedupe)
-        distinct = rows.filter(pl.col("duplicate_of").is_null()).drop("duplicate_of", "similarity")
-        distinct.write_parquet(folder / "distinct.parquet")
-        rows.filter(pl.col("duplicate_of").is_not_null()).write_parquet(folder / "dropped.parquet")
-        return {"kept": rows.height, "distinct": distinct.height}
+        # Columns without any value have no type of their own.
+        rows = pl.scan_parquet(filtered.folder / "kept.parquet").cast({"id": pl.String, "text": pl.String})
+        documents = pl.scan_parquet(chunks.folder / "chunks.parquet").select("chunk_id", "document_id")
+        whence = rows.join(documents, on="chunk_id", how="left", maintain_order="left")
+        repeats = find_duplicates(whence, study.dedupe)
+        cluster_table(repeats).write_parquet(folder / "clusters.parquet")
+        marked = rows.join(repeats.lazy(), on="id", how="left", maintain_order="left")
+        distinct = marked.filter(pl.col("duplicate_of").is_null()).drop("duplicate_of", "similarity")
+        distinct.sink_parquet(folder / "distinct.parquet")
+        marked.filter(pl.col("duplicate_of").is_not_null()).sink_parquet(folder / "dropped.parquet")
+        kept = rows.select(pl.len()).collect().item()
+        return {"kept": kept, "distinct": kept - repeats.height}
 
-    return _step(study, "dedupe", study.dedupe.model_dump(), {"kept": filtered.digest}, build)
+    inputs = {"chunks": chunks.digest, "kept": filtered.digest}
+    return _step(study, "dedupe", study.dedupe.model_dump(), inputs, build)
 
 
 def decontaminate(study: Study, chunks: Step, distinct: Step) -> Step:
