@@ -44,7 +44,7 @@ class Seen:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder, self.settings = folder, settings
-        index = {"settings": settings, "parts": 0}
+        index: dict[str, Any] = {"settings": settings, "parts": 0}
         if (folder / INDEX).exists():
             index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         if index["settings"] != settings:
@@ -52,7 +52,7 @@ class Seen:
                 f"dedupe.earlier: {folder} was made with {_listed(index['settings'])}, not {_listed(settings)}: "
                 "name another folder, or remove it"
             )
-        self.num_finished = index["parts"]
+        self.num_finished: int = index["parts"]
         self.parts: list[Part] = []
         for _ in range(self.num_finished):
             rows = pl.read_parquet(self._name().with_suffix(".rows.parquet"), columns=["num_shingles"])
