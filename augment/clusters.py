@@ -5,7 +5,7 @@ depends on the order of rows; rows are numbered from those of earlier runs on. E
 survivor stands for all that repeat it, and two of them stay two even where a new text is linked to both.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,29 @@ PAIRS = 1 << 25  # found pairs that are sorted together
 F64 = npt.NDArray[np.float64]
 
 
-def judge(new: pl.DataFrame, earlier: pl.DataFrame, seen: Seen, bands: int, threshold: float) -> pl.DataFrame:
-    """`duplicate_of` and `similarity` of the new rows; `earlier` and `new` are the rows of `seen`, in order."""
+def judge(
+    new: pl.DataFrame,
+    earlier: pl.DataFrame,
+    seen: Seen,
+    bands: int,
+    threshold: float,
+    by_meaning: Callable[[pl.Series], tuple[I64, I64]] | None,
+) -> pl.DataFrame:
+    """`duplicate_of` and `similarity` of the new rows; `earlier` and `new` are the rows of `seen`, in order.
+
+    `by_meaning` says which of some ids are linked for other reasons, as places among them.
+    """
     exact = np.concatenate([earlier["exact"].to_numpy(), new["exact"].to_numpy()])
     _, row_of, node_of = np.unique(exact, return_index=True, return_inverse=True)  # row_of: an earlier one, if any
     pairs = _candidates(seen, row_of, earlier.height, bands)
     similarity = _similarities(seen, row_of, pairs)
     first, second = unpacked(pairs[similarity >= threshold])
+    if by_meaning:
+        fresh = np.flatnonzero(row_of >= earlier.height)
+        alike = by_meaning(new["id"][row_of[fresh] - earlier.height])
+        first, second = (
+            np.concatenate([ends, fresh[more]]) for ends, more in zip((first, second), alike, strict=True)
+        )
     touched = np.unique(np.concatenate([first, second, node_of[earlier.height :]]))
     survivors = _survivors(earlier, row_of, touched[row_of[touched] < earlier.height])
     standing = np.arange(len(row_of))  # the node that stands for each

@@ -6,6 +6,8 @@ bands (minhash.py has their number and their probabilities); each one's similari
 Duplicates are clustered with all they are linked to, through others too, and of each cluster one row survives: a
 row of an earlier run, else the best `faithfulness` (where there is such a column), the longest, the smallest id.
 The result is the same whatever the order of rows and the number of threads.
+By meaning, on request (`semantic_model`): new texts whose embeddings have a cosine of at least `semantic_threshold`
+are linked as well; their `similarity`, which counts words, may be anything.
 
 Memory: some 150 bytes a row, and one band of all rows at a time; signatures and shingles lie on disk (540
 bytes for a row of 100 words) while they are needed.
@@ -14,6 +16,7 @@ bytes for a row of 100 words) while they are needed.
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -26,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from active_reading.augment.clusters import judge
 from active_reading.augment.minhash import band_keys, choose_banding
 from active_reading.augment.seen import ROWS, VERDICT, Seen
-from active_reading.augment.shingles import U64, Shingles, hash_names, shingle
+from active_reading.augment.shingles import I64, U64, Shingles, hash_names, shingle
 
 BATCH_ROWS = 30_000
 BATCH_BYTES = 1 << 24  # of text that is hashed together
@@ -45,6 +48,8 @@ class DedupeSettings(BaseModel):
     earlier: str = Field(
         "", description="folder that remembers every run's texts: those that repeat an earlier run's fall, too"
     )
+    semantic_model: str = Field("", description="folder or id of an embedding model; empty: words alone count")
+    semantic_threshold: float = Field(0.95, gt=0, le=1, description="cosine of embeddings that count as the same")
 
 
 def mark_duplicates(texts: pl.DataFrame, settings: DedupeSettings) -> pl.DataFrame:
@@ -73,7 +78,8 @@ def find_duplicates(texts: pl.LazyFrame, settings: DedupeSettings) -> pl.DataFra
         seen = Seen(folder, settings.model_dump(exclude={"earlier"}) | {"format": FORMAT})
         earlier = seen.finished_rows()
         known, new = _read(texts, settings, banding, seen, earlier)
-        verdicts = judge(new, earlier, seen, banding[0], settings.threshold)
+        by_meaning = partial(_alike, texts, settings) if settings.semantic_model and new.height else None
+        verdicts = judge(new, earlier, seen, banding[0], settings.threshold, by_meaning)
         if settings.earlier:
             seen.finish(verdicts)
     found = pl.concat([known, new.select("id").hstack(verdicts)])
@@ -123,6 +129,15 @@ def _ids(texts: pl.LazyFrame) -> pl.DataFrame:
         twice = ids.filter(pl.col("id").is_duplicated())["id"].sort()[0]
         raise ValueError(f"dedupe: id '{twice}' names more than one row: give every row an id of its own")
     return ids
+
+
+def _alike(texts: pl.LazyFrame, settings: DedupeSettings, ids: pl.Series) -> tuple[I64, I64]:
+    from active_reading.augment.meaning import embed, links
+
+    wanted = [batch.filter(pl.col("id").is_in(ids.implode())) for batch in _batches(texts, settings)]
+    rows = ids.to_frame("id").join(pl.concat(wanted), on="id", how="left", maintain_order="left")
+    vectors = embed(rows["text"].to_list(), settings.semantic_model)
+    return links(vectors, rows["group"].to_list(), settings.semantic_threshold)
 
 
 def _batches(texts: pl.LazyFrame, settings: DedupeSettings) -> Iterator[pl.DataFrame]:

@@ -102,8 +102,9 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     resolve(values.get("dedupe"), "earlier")
     resolve(values.get("train"), "background")
     resolve(values.get("evaluate"), "questions")
-    if (base / Path(str(values.get("model"))).expanduser()).is_dir():
-        resolve(values, "model")
+    for part, key in ((values, "model"), (values.get("dedupe"), "semantic_model")):
+        if isinstance(part, dict) and part.get(key) and (base / Path(str(part[key])).expanduser()).is_dir():
+            resolve(part, key)
     templates = values["generate"].get("templates") if isinstance(values.get("generate"), dict) else None
     for use in templates if isinstance(templates, list) else []:
         for key in ("template", "apply"):

@@ -155,6 +155,11 @@ def filter_(study: Study, documents: Step, chunks: Step, generations: Step) -> S
 
 def dedupe(study: Study, chunks: Step, filtered: Step) -> Step:
     """Keep one text of each group of near-equal ones; the rows need not fit in memory."""
+    settings, inputs = study.dedupe, {"chunks": chunks.digest, "kept": filtered.digest}
+    if settings.semantic_model:
+        model = resolve_model(settings.semantic_model)
+        settings = settings.model_copy(update={"semantic_model": str(model.folder)})
+        inputs["semantic model"] = model.revision
 
     def build(folder: Path) -> dict[str, Any]:
         from active_reading.augment.dedupe import cluster_table, find_duplicates
@@ -163,7 +168,7 @@ def dedupe(study: Study, chunks: Step, filtered: Step) -> Step:
         rows = pl.scan_parquet(filtered.folder / "kept.parquet").cast({"id": pl.String, "text": pl.String})
         documents = pl.scan_parquet(chunks.folder / "chunks.parquet").select("chunk_id", "document_id")
         whence = rows.join(documents, on="chunk_id", how="left", maintain_order="left")
-        repeats = find_duplicates(whence, study.dedupe)
+        repeats = find_duplicates(whence, settings)
         cluster_table(repeats).write_parquet(folder / "clusters.parquet")
         marked = rows.join(repeats.lazy(), on="id", how="left", maintain_order="left")
         distinct = marked.filter(pl.col("duplicate_of").is_null()).drop("duplicate_of", "similarity")
@@ -172,8 +177,7 @@ def dedupe(study: Study, chunks: Step, filtered: Step) -> Step:
         kept = rows.select(pl.len()).collect().item()
         return {"kept": kept, "distinct": kept - repeats.height}
 
-    inputs = {"chunks": chunks.digest, "kept": filtered.digest}
-    return _step(study, "dedupe", study.dedupe.model_dump(), inputs, build)
+    return _step(study, "dedupe", settings.model_dump(exclude={"semantic_model"}), inputs, build)
 
 
 def decontaminate(study: Study, chunks: Step, distinct: Step) -> Step:
@@ -345,6 +349,8 @@ def check_study(study: Study) -> ResolvedModel:
         from active_reading.train.generic_text import read_background
 
         read_background(study.train.background)
+    if study.dedupe.semantic_model:
+        resolve_model(study.dedupe.semantic_model)
     model = resolve_model(study.model)
     _check_lengths(questions, model, study.evaluate.max_new_tokens)
     depth = model.num_layers()
