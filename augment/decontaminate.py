@@ -43,7 +43,9 @@ def normalized(text: pl.Expr) -> pl.Expr:
     """The words of a text in one case, with one space before, between and after them."""
     # Upper before lower case: the two together fold what lower case alone keeps apart (as in STRASSE).
     folded = text.str.normalize("NFKC").str.replace_all(r"\p{Default_Ignorable_Code_Point}", "")
-    folded = folded.str.to_uppercase().str.to_lowercase().str.normalize("NFKC")
+    # Sigma at the end of a word has a small letter of its own, and what ends a word depends on who cuts it.
+    folded = folded.str.to_uppercase().str.to_lowercase().str.replace_all("\u03c2", "\u03c3", literal=True)
+    folded = folded.str.normalize("NFKC")
     words = folded.str.replace_all(WITHOUT_SPACES, " $1 ").str.replace_all(r"[^\p{Alphabetic}\p{M}\p{N}]+", " ")
     return pl.concat_str(pl.lit(" "), words.str.strip_chars(" "), pl.lit(" "))
 

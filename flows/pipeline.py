@@ -46,7 +46,7 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     filtered = task(stages.filter_, "filter")(study, documents, chunks, generations)
     if until == "filter":
         return filtered.folder
-    distinct = task(stages.dedupe, "dedupe")(study, filtered)
+    distinct = task(stages.dedupe, "dedupe")(study, chunks, filtered)
     if until == "dedupe":
         return distinct.folder
     removed = task(stages.decontaminate, "decontaminate")(study, documents, chunks, distinct)

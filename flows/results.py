@@ -166,7 +166,8 @@ def _browser(steps: dict[str, Step], scored: dict[str, Step]) -> dict[str, Any]:
 def _training_texts(steps: dict[str, Step]) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
     """The distinct texts with their passages, and their places by each name of their document."""
     rows = _with_sources(steps, _distinct(steps)).sort("id")
-    texts, of_document = [], dict[str, list[int]]()
+    texts: list[dict[str, Any]] = []
+    of_document: dict[str, list[int]] = {}
     for row in rows.iter_rows(named=True):
         start, end = row["start"] or 0, row["end"] or 0
         for name in {row["source"], row["title"], row["document_id"], Path(row["source"] or "").name}:

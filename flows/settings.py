@@ -105,6 +105,7 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     if not _is_elsewhere(values.get("corpus")):
         resolve(values.get("corpus"), "path")
     resolve(values.get("generate"), "template_folder")
+    resolve(values.get("dedupe"), "earlier")
     resolve(values.get("train"), "background")
     resolve(values.get("evaluate"), "questions")
     tasks = values["evaluate"].get("tasks") if isinstance(values.get("evaluate"), dict) else None
@@ -112,8 +113,9 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
         resolve(use, "data")
         if isinstance(use, dict) and str(use.get("name")).endswith((".yaml", ".yml")):
             resolve(use, "name")
-    if (base / Path(str(values.get("model"))).expanduser()).is_dir():
-        resolve(values, "model")
+    for part, key in ((values, "model"), (values.get("dedupe"), "semantic_model")):
+        if isinstance(part, dict) and part.get(key) and (base / Path(str(part[key])).expanduser()).is_dir():
+            resolve(part, key)
     templates = values["generate"].get("templates") if isinstance(values.get("generate"), dict) else None
     for use in templates if isinstance(templates, list) else []:
         for key in ("template", "apply"):

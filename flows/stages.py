@@ -43,7 +43,7 @@ VERSIONS = {
     "chunk": 2,
     "generate": 3,
     "filter": 4,
-    "dedupe": 1,
+    "dedupe": 2,
     "decontaminate": 2,
     "export": 3,
     "train": 3,
@@ -159,19 +159,31 @@ def filter_(study: Study, documents: Step, chunks: Step, generations: Step) -> S
     return _step(study, "filter", study.filter.model_dump(), inputs, build)
 
 
-def dedupe(study: Study, filtered: Step) -> Step:
-    """Keep one text of each group of near-equal ones."""
+def dedupe(study: Study, chunks: Step, filtered: Step) -> Step:
+    """Keep one text of each group of near-equal ones; the rows need not fit in memory."""
+    settings, inputs = study.dedupe, {"chunks": chunks.digest, "kept": filtered.digest}
+    if settings.semantic_model:
+        model = resolve_model(settings.semantic_model)
+        settings = settings.model_copy(update={"semantic_model": str(model.folder)})
+        inputs["semantic model"] = model.revision
 
     def build(folder: Path) -> dict[str, Any]:
-        from active_reading.augment.dedupe import mark_duplicates
+        from active_reading.augment.dedupe import cluster_table, find_duplicates
 
-        rows = mark_duplicates(_read(filtered, "kept"), study.dedupe)
-        distinct = rows.filter(pl.col("duplicate_of").is_null()).drop("duplicate_of", "similarity")
-        distinct.write_parquet(folder / "distinct.parquet")
-        rows.filter(pl.col("duplicate_of").is_not_null()).write_parquet(folder / "dropped.parquet")
-        return {"kept": rows.height, "distinct": distinct.height}
+        # Columns without any value have no type of their own.
+        rows = pl.scan_parquet(filtered.folder / "kept.parquet").cast({"id": pl.String, "text": pl.String})
+        documents = pl.scan_parquet(chunks.folder / "chunks.parquet").select("chunk_id", "document_id")
+        whence = rows.join(documents, on="chunk_id", how="left", maintain_order="left")
+        repeats = find_duplicates(whence, settings)
+        cluster_table(repeats).write_parquet(folder / "clusters.parquet")
+        marked = rows.join(repeats.lazy(), on="id", how="left", maintain_order="left")
+        distinct = marked.filter(pl.col("duplicate_of").is_null()).drop("duplicate_of", "similarity")
+        distinct.sink_parquet(folder / "distinct.parquet")
+        marked.filter(pl.col("duplicate_of").is_not_null()).sink_parquet(folder / "dropped.parquet")
+        kept = rows.select(pl.len()).collect().item()
+        return {"kept": kept, "distinct": kept - repeats.height}
 
-    return _step(study, "dedupe", study.dedupe.model_dump(), {"kept": filtered.digest}, build)
+    return _step(study, "dedupe", settings.model_dump(exclude={"semantic_model"}), inputs, build)
 
 
 def decontaminate(study: Study, documents: Step, chunks: Step, distinct: Step) -> Step:
@@ -403,11 +415,13 @@ def check_study(study: Study) -> ResolvedModel:
     evaluation = evaluation_texts(study.evaluate.questions)
     questions = read_questions(Path(study.evaluate.questions)) if study.evaluate.questions else []
     for use in study.evaluate.tasks:
-        for path in filter(None, (use.definition, use.data and Path(use.data))):
-            if not path.is_file():
+        for path in (use.definition, Path(use.data) if use.data else None):
+            if path and not path.is_file():
                 raise ValueError(f"evaluate.tasks: {use.name}: {path} does not exist")
     if study.train.background:
         _check_background(study.train.background, evaluation if study.decontaminate else {})
+    if study.dedupe.semantic_model:
+        resolve_model(study.dedupe.semantic_model)
     model = resolve_model(study.model)
     _check_lengths(questions, model, study.evaluate.max_new_tokens)
     depth = model.num_layers()

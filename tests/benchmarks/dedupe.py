@@ -1,0 +1,155 @@
+"""Near-duplicates in 100,000 rewrites of real text: this project against others as whole programs, at Jaccard 0.8.
+
+    python tests/benchmarks/dedupe.py [--quick] [--text FILE] [--peers FOLDER] [--only PEER ...]
+
+--text: any English text, such as the validation part of WikiText-2 (https://huggingface.co/datasets/Salesforce/
+wikitext); without it Python's own help texts. --quick: 20,000 rewrites in place of 100,000.
+--peers: a folder with two environments, made once by
+
+    python3 -m venv FOLDER/sketch && FOLDER/sketch/bin/pip install datasketch==2.0.0 rensa==0.5.0
+    python3.12 -m venv FOLDER/text-dedup && FOLDER/text-dedup/bin/pip install text-dedup==0.4.1
+
+SemHash 0.5.0 has no lexical mode: it compares embeddings, and is no peer here.
+Each program runs alone in a process of its own, in turn, from a list of texts to which have a near-duplicate
+(dedupe_peers.py says how); this one three times, of which the median counts. text-dedup gets a tenth of the rows,
+and its seconds count ten times. Which rows truly have one is computed exactly, another way (rewrites.py).
+Recall and precision of this project: of rows among the rewrites (recall, precision), and of pairs on a planted set
+(planted_recall, planted_precision: 100,000 rows, a tenth of them copies with 0 to 6 words changed).
+The last line of standard output is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from rewrites import frame, near_pairs, planted, rewrites, source_words
+
+from active_reading.augment.dedupe import DedupeSettings, cluster_table, find_duplicates
+
+THRESHOLD = 0.8
+PEERS = {"datasketch": "sketch", "rensa": "sketch", "rensa_rho": "sketch", "text_dedup": "text-dedup"}
+TENTH = ("text_dedup",)
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.ours:
+        print(json.dumps(run_ours(arguments.ours)))
+        return
+    words = source_words(arguments.text)
+    texts = rewrites(words, 20_000 if arguments.quick else 100_000, seed=1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for label, rows in (("all", texts), ("tenth", texts[: len(texts) // 10])):
+            (folder / f"{label}.json").write_text(json.dumps(rows), encoding="utf-8")
+            frame(rows).write_parquet(folder / f"{label}.parquet")
+        runs = [measure_ours(folder) for _ in range(3)]
+        seconds = {"ours": statistics.median(run["seconds"] for run in runs)}
+        flags = {"ours": np.array(runs[0]["flags"])}
+        for peer in arguments.only or PEERS:
+            result = measure_peer(peer, Path(arguments.peers), folder)
+            seconds[peer], flags[peer] = result["seconds"] * (10 if peer in TENTH else 1), np.array(result["flags"])
+            print(f"{peer}: {seconds[peer]:.2f} s", flush=True)
+    truth = {label: has_near(texts[: len(texts) // part]) for label, part in (("all", 1), ("tenth", 10))}
+    quality = {peer: scores(found, truth["tenth" if peer in TENTH else "all"]) for peer, found in flags.items()}
+    whole = planted(words, 100_000, seed=2)
+    planted_recall, planted_precision = planted_scores(whole)
+    others = {peer: value for peer, value in seconds.items() if peer not in ("ours", "datasketch")}
+    fastest = min(others, key=lambda peer: others[peer]) if others else None
+    result = {
+        "over_datasketch": round(seconds["datasketch"] / seconds["ours"], 2) if "datasketch" in seconds else None,
+        "over_fastest": round(others[fastest] / seconds["ours"], 2) if fastest else None,
+        "fastest": fastest,
+        "recall": quality["ours"][0],
+        "precision": quality["ours"][1],
+        "planted_recall": planted_recall,
+        "planted_precision": planted_precision,
+        "seconds": {peer: round(value, 2) for peer, value in seconds.items()},
+        "spread": [round(run["seconds"], 2) for run in runs],
+        "recall_and_precision": quality,
+        "rows": len(texts),
+        "machine": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "polars": pl.__version__,
+        "numpy": np.__version__,
+    }
+    print(json.dumps(result))
+
+
+def run_ours(path: str) -> dict[str, Any]:
+    """In a process of its own, as the peers."""
+    texts = json.loads(Path(path).read_text(encoding="utf-8"))
+    began = time.perf_counter()
+    found = find_duplicates(frame(texts).lazy(), DedupeSettings(threshold=THRESHOLD))
+    near = set(cluster_table(found)["id"])
+    return {
+        "seconds": time.perf_counter() - began,
+        "flags": [name in near for name in frame(texts)["id"]],
+    }
+
+
+def measure_ours(folder: Path) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--ours", str(folder / "all.json")]
+    result: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    print(f"ours: {result['seconds']:.2f} s", flush=True)
+    return result
+
+
+def measure_peer(peer: str, peers: Path, folder: Path) -> dict[str, Any]:
+    python = peers.absolute() / PEERS[peer] / "bin" / "python"
+    if not python.exists():
+        sys.exit(f"{peer}: no {python}; the top of this script says how to install it, or leave it out with --only")
+    label = "tenth" if peer in TENTH else "all"
+    files = [str(folder / name) for name in (f"{label}.json", f"{peer}.result", f"{label}.parquet")]
+    script = Path(__file__).with_name("dedupe_peers.py")
+    subprocess.run([str(python), str(script), peer, *files], check=True, stdout=subprocess.DEVNULL)
+    result: dict[str, Any] = json.loads(Path(files[1]).read_text())
+    return result
+
+
+def has_near(texts: list[str]) -> np.ndarray:
+    """(rows,) whether another row has a Jaccard similarity of at least 0.8."""
+    near = np.zeros(len(texts), bool)
+    near[np.concatenate(near_pairs(texts, THRESHOLD))] = True
+    return near
+
+
+def scores(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Recall and precision over rows."""
+    hits = (found & truth).sum()
+    return round(float(hits / truth.sum()), 4), round(float(hits / max(found.sum(), 1)), 4)
+
+
+def planted_scores(texts: list[str]) -> tuple[float, float]:
+    """Recall: of the pairs at 0.8 those in one cluster; precision: of the rows that fell those of such a pair."""
+    first, second = near_pairs(texts, THRESHOLD)
+    found = find_duplicates(frame(texts).lazy(), DedupeSettings(threshold=THRESHOLD))
+    keeper = np.arange(len(texts))
+    keeper[found["id"].cast(pl.Int64)] = found["duplicate_of"].cast(pl.Int64)
+    fallen = np.flatnonzero(keeper != np.arange(len(texts)))
+    recall = (keeper[first] == keeper[second]).mean()
+    precision = np.isin(fallen, np.concatenate([first, second])).mean()
+    return round(float(recall), 4), round(float(precision), 4)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--text", default="")
+    parser.add_argument("--peers", default="peers")
+    parser.add_argument("--only", nargs="*", choices=list(PEERS))
+    parser.add_argument("--ours", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
