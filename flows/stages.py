@@ -24,9 +24,9 @@ from active_reading.augment.funnel import (
     rejection_counts,
     request_counts,
 )
-from active_reading.augment.generate import ModelIdentity, Planner
 from active_reading.augment.identity import content_hash
 from active_reading.augment.ingest import find_files, read_documents
+from active_reading.augment.plan import ModelIdentity, Planner
 from active_reading.eval.questions import Question, check_lengths, evaluation_texts, read_questions
 from active_reading.flows.models import ResolvedModel, resolve_model
 from active_reading.flows.progress import Progress
@@ -41,7 +41,7 @@ DATASET = "dataset"  # the folder of the data set's versions
 VERSIONS = {
     "ingest": 1,
     "chunk": 1,
-    "generate": 3,
+    "generate": 4,
     "filter": 3,
     "dedupe": 1,
     "decontaminate": 2,
@@ -119,14 +119,22 @@ def generate(study: Study, documents: Step, chunks: Step) -> Step:
         made.rows.with_columns(REJECTION.alias("rejection")).write_parquet(partial)
         os.replace(partial, folder / "generations.parquet")
         logger.info("generate: %d requests asked now", made.num_asked)
-        return {**counts, "rejections": rejection_counts(made.rows)}
+        prompt, cached = (int(made.rows[name].sum()) for name in ("prompt_tokens", "cached_tokens"))
+        return {
+            **counts,
+            "rejections": rejection_counts(made.rows),
+            "prompt_tokens": prompt,
+            "cached_tokens": cached,
+        }
 
     hashes = {f"template {name}": template.hash for name, template in templates.items()}
     inputs = {"documents": documents.digest, "chunks": chunks.digest, "model": model.revision, **hashes}
+    if study.generate.endpoint:
+        inputs["endpoint"] = f"{study.generate.endpoint.model} {study.generate.endpoint.revision}"
     step = _step(
         study,
         "generate",
-        study.generate.model_dump(),
+        study.generate.how(),
         inputs,
         build,
         resumable=True,
@@ -134,6 +142,10 @@ def generate(study: Study, documents: Step, chunks: Step) -> Step:
     )
     planned, failed = step.summary["planned"], step.summary["failed"]
     logger.info("generate: %s", describe_requests(step.summary, step.summary["rejections"]))
+    cached, prompt_tokens = step.summary["cached_tokens"], step.summary["prompt_tokens"]
+    logger.info(
+        "generate: %.0f %% of %d prompt tokens from the cache", 100 * cached / max(prompt_tokens, 1), prompt_tokens
+    )
     if failed:
         logger.warning("generate: %d of %d requests failed; running again asks them again", failed, planned)
     return step
@@ -144,10 +156,17 @@ def filter_(study: Study, documents: Step, chunks: Step, generations: Step) -> S
 
     def build(folder: Path) -> dict[str, Any]:
         from active_reading.augment.filter import filter_generations
+        from active_reading.augment.json_answers import plain_answer
 
-        answers = {name: template.answer for name, template in _templates(study).items()}
+        templates = _templates(study)
+        answers = {name: template.answer for name, template in templates.items()}
+        in_json = pl.col("template").is_in([name for name, template in templates.items() if template.schema])
+        plain = pl.when(in_json).then(pl.col("text").map_elements(plain_answer, pl.String)).otherwise("text")
         rows = filter_generations(
-            _read(generations, "generations"), answers, _with_titles(chunks, documents), study.filter
+            _read(generations, "generations").with_columns(plain.alias("text")),
+            answers,
+            _with_titles(chunks, documents),
+            study.filter,
         )
         kept = rows.filter(pl.col("reason").is_null()).drop("reason", "detail")
         kept.write_parquet(folder / "kept.parquet")
@@ -355,12 +374,15 @@ def evaluate(study: Study, trained: Step | None, name: str = "base") -> Step:
 def generator_facts(study: Study, model: ResolvedModel) -> dict[str, Any]:
     """Which model wrote the texts, and how they were drawn."""
     sampling = study.generate.model_dump(include={"engine", "temperature", "top_p", "seed"})
-    return {"model": model.name, "revision": model.revision, **sampling}
+    who = _identity(study, model)
+    # The echo says so in its engine's name.
+    return {"model": who.name, "revision": model.revision if who.revision == "echo" else who.revision, **sampling}
 
 
 def _identity(study: Study, model: ResolvedModel) -> ModelIdentity:
-    # The echo engine's answers are no model's: they must never be reused as such.
-    return ModelIdentity(model.name, model.revision if study.generate.engine == "vllm" else "echo")
+    from active_reading.augment.generate import identity
+
+    return identity(study.generate, model.name, model.revision)
 
 
 def funnel(generations: Step, filtered: Step, distinct: Step, decontaminated: Step) -> list[dict[str, Any]]:
