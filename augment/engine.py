@@ -13,6 +13,9 @@ from typing import Any, Protocol
 
 Messages = list[dict[str, str]]
 TOO_LONG = "too_long"  # the finish_reason of a request that cannot fit into the context, however often it is asked
+# Twenty tokens or more, three times over: every loop of up to 39 tokens has a multiple of its length in this range,
+# and so few lengths cost 5 us a token. No text that is worth keeping does it.
+REPETITION = {"min_pattern_size": 20, "max_pattern_size": 39, "min_count": 3}
 ANSWERED = ("stop", "length", "repetition")  # how vLLM ends an answer; it has other words for its own failures
 
 
@@ -24,6 +27,7 @@ class Sampling:
     top_p: float
     max_tokens: int
     seed: int
+    schema: str | None = None  # a JSON schema, as text: the answer must satisfy it
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     error: str | None = None
+    cached_tokens: int = 0  # of the prompt, those that needed no computing
+    is_final: bool = False  # the engine itself tried again, as often as made sense
 
     @property
     def failed(self) -> bool:
@@ -66,7 +72,9 @@ class VllmEngine:
     slower. On a GPU vLLM's own defaults stand (a core process of its own, CUDA graphs).
     """
 
-    def __init__(self, model: str, max_model_len: int, max_num_seqs: int, seed: int) -> None:
+    def __init__(
+        self, model: str, max_model_len: int, max_num_seqs: int, seed: int, tensor_parallel: int = 1
+    ) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         try:
@@ -77,7 +85,7 @@ class VllmEngine:
                 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
                 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
             import vllm
-            from vllm.sampling_params import RequestOutputKind
+            from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
         except ImportError as error:
             raise ValueError(
                 f"vLLM cannot be imported ({error}): install it (make demo does), or set generate.engine=echo "
@@ -85,11 +93,16 @@ class VllmEngine:
             ) from error
         self._vllm = vllm
         self._final_only = RequestOutputKind.FINAL_ONLY
+        self._repetition = RepetitionDetectionParams(**REPETITION)
+        self._structured = StructuredOutputsParams
         arguments = vllm.EngineArgs(
             model=model,
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
             enable_prefix_caching=True,
+            tensor_parallel_size=tensor_parallel,
+            # Only whole blocks are shared. A CPU's default of 128 tokens is longer than most of what prompts share.
+            block_size=32 if on_cpu else None,
             seed=seed,
             disable_log_stats=True,
             use_tqdm_on_load=False,
@@ -115,14 +128,19 @@ class VllmEngine:
             )
             self._refused.append(Completion(request_id, "", TOO_LONG, len(tokens), 0, message))
             return
-        parameters = self._vllm.SamplingParams(
+        self._engine.add_request(request_id, {"prompt_token_ids": tokens}, self.parameters(sampling))
+
+    def parameters(self, sampling: Sampling) -> Any:
+        """The sampling in vLLM's words."""
+        return self._vllm.SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_tokens,
             seed=sampling.seed,
             output_kind=self._final_only,
+            repetition_detection=self._repetition,
+            structured_outputs=self._structured(json=sampling.schema) if sampling.schema else None,
         )
-        self._engine.add_request(request_id, {"prompt_token_ids": tokens}, parameters)
 
     def poll(self) -> list[Completion]:
         done, self._refused = self._refused, []
@@ -159,6 +177,7 @@ def _completion(output: Any) -> Completion:
         prompt_tokens=len(output.prompt_token_ids),
         completion_tokens=len(answer.token_ids),
         error=error,
+        cached_tokens=output.num_cached_tokens or 0,
     )
 
 

@@ -13,6 +13,8 @@ REJECTION = (
     .then(pl.lit("too_long"))
     .when(pl.col("error").is_not_null())
     .then(pl.lit(None, dtype=pl.String))
+    .when(pl.col("finish_reason") == "repetition")
+    .then(pl.lit("repetition"))
     .when(pl.col("finish_reason") != "stop")
     .then(pl.lit("truncated"))
     .when(pl.col("text").str.strip_chars() == "")
@@ -80,6 +82,8 @@ def build_funnel(
                 "kept": kept.height,
                 "distinct": num_different - num_contaminated,
                 "tokens": int(requests["completion_tokens"].sum()),
+                "prompt_tokens": int(requests["prompt_tokens"].sum()),
+                "cached_tokens": int(requests["cached_tokens"].sum()),
                 "dropped": dict(dropped),
             }
         )

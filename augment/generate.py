@@ -1,184 +1,32 @@
 """Generate: chunks x templates -> the ledger, asking the engine only for what the ledger lacks.
 
 A request is addressed by what determines its answer: chunk text, template source, strategy, model and
-revision, sampling, replicate. Work to do = plan anti-join ledger; this one join is the resume after a
-crash, the incremental run over a grown corpus, and the reuse of answers when other settings change.
-Strategy templates run in two stages without a barrier: as soon as the strategies of a chunk arrive,
-the requests that apply them go ahead of all others, while the engine still has the chunk in its prefix
-cache. For that cache, too, requests go chunk by chunk, and the few-shot turns of a template come
-first in its prompts.
+revision, sampling, replicate (`keys.py`). Work to do = plan anti-join ledger; this one join is the resume after a
+crash, the incremental run over a grown corpus, and the reuse of answers when other settings change. Both are
+tables: a prompt is rendered when its turn comes.
+Strategy templates run in two stages without a barrier: as soon as the strategies of a chunk arrive, the requests
+that apply them go ahead of all others, while the engine still has the chunk in its prefix cache. For that cache,
+too, requests go chunk by chunk, and the few-shot turns of a template come first in its prompts.
 """
 
-import re
+import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
 
-from active_reading.augment.engine import Completion, Engine, Sampling
-from active_reading.augment.identity import content_hash
+from active_reading.augment.endpoint import EndpointEngine
+from active_reading.augment.engine import Completion, EchoEngine, Engine, VllmEngine
+from active_reading.augment.keys import KeySet
 from active_reading.augment.ledger import SCHEMA, Ledger
-from active_reading.prompts.render import Template, load_template
+from active_reading.augment.limits import LimitReached, Limits
+from active_reading.augment.parallel import ParallelEngine
+from active_reading.augment.plan import GenerateSettings, ModelIdentity, Plan, Planner, Request, Work
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str, str], None]  # done, of how many, of what, and a note
 MAX_ATTEMPTS = 3  # at one request in one run
-
-
-class TemplateUse(BaseModel):
-    """How often one template is asked, and how."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    template: str = Field(description="name of a shipped template, or a path to a .j2 file")
-    replicates: int = Field(1, ge=1, description="answers per chunk (and strategy)")
-    max_tokens: int = Field(
-        256, ge=8, description="longer answers are cut: their whole questions or strategies are used"
-    )
-    num_items: int = Field(4, ge=1, description="questions or strategies to ask for")
-    apply: str | None = Field(None, description="for strategies: the template that applies each of them")
-    apply_max_tokens: int = Field(256, ge=8, description="for strategies: max_tokens of the applications")
-
-
-class GenerateSettings(BaseModel):
-    """What the generator is asked."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    engine: Literal["vllm", "echo"] = "vllm"
-    temperature: float = Field(0.7, ge=0, le=2)
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="below 1 the vocabulary is sorted at every token: slow on a CPU"
-    )
-    seed: int = 0
-    max_model_len: int = Field(2048, ge=128, description="context of the engine, prompt and answer, in tokens")
-    template_folder: str = Field("", description="a folder of .j2 files, which go before the shipped ones")
-    max_num_seqs: int = Field(96, ge=1, description="sequences that the engine runs side by side")
-    templates: list[TemplateUse] = [
-        TemplateUse(template="paraphrase", replicates=2),
-        TemplateUse(template="questions", replicates=2),
-        TemplateUse(template="propose_strategies", num_items=3, max_tokens=128, apply="apply_strategy"),
-    ]
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """Which weights answer: a name for people and a hash of their content."""
-
-    name: str
-    revision: str
-
-
-@dataclass(frozen=True)
-class Request:
-    """One planned question to the engine."""
-
-    request_id: str
-    chunk_id: str
-    template: Template
-    use: TemplateUse
-    values: dict[str, Any]
-    strategy: str | None
-    replicate: int
-    sampling: Sampling
-
-
-class Planner:
-    """Knows every request of a study; see `initial` and `follow_ups`."""
-
-    def __init__(self, settings: GenerateSettings, model: ModelIdentity) -> None:
-        self.settings = settings
-        self.model = model
-        self.templates: dict[str, Template] = {}
-        for use in settings.templates:
-            for name in (use.template, use.apply):
-                if name is not None:
-                    self.templates[name] = load_template(name, settings.template_folder)
-            self._check(use)
-        self._check_names()
-
-    def initial(self, chunks: Iterable[dict[str, Any]]) -> Iterator[Request]:
-        """Requests that depend on nothing but the chunk, chunk by chunk."""
-        for chunk in chunks:
-            for use in self.settings.templates:
-                yield from self._requests(use, self.templates[use.template], chunk, strategy=None)
-
-    def follow_ups(
-        self, request: Request, answer: str, finish_reason: str | None, chunk: dict[str, Any]
-    ) -> Iterator[Request]:
-        """Requests that apply the strategies in `answer`; none for other templates."""
-        if request.use.apply is None or request.strategy is not None:
-            return
-        if finish_reason != "stop":  # the cut went through the last line
-            answer = answer.rpartition("\n")[0]
-        for strategy in parse_strategies(answer)[: request.use.num_items]:
-            yield from self._requests(request.use, self.templates[request.use.apply], chunk, strategy)
-
-    def _requests(
-        self, use: TemplateUse, template: Template, chunk: dict[str, Any], strategy: str | None
-    ) -> Iterator[Request]:
-        values = {
-            "text": chunk["text"],
-            "title": chunk["title"],
-            "heading": chunk.get("heading") or "",
-            "num_items": use.num_items,
-        }
-        if strategy is not None:
-            values["strategy"] = strategy
-        # Only what the template uses decides the id: a renamed file keeps its answers.
-        used = {name: values[name] for name in sorted(template.variables)}
-        drawn = self.settings
-        max_tokens = use.max_tokens if strategy is None else use.apply_max_tokens
-        for replicate in range(use.replicates if use.apply is None or strategy is not None else 1):
-            request_id = content_hash(
-                template.hash,
-                used,
-                [self.model.name, self.model.revision],
-                [drawn.temperature, drawn.top_p, max_tokens, drawn.seed],
-                replicate,
-                size=16,
-            )
-            sampling = Sampling(drawn.temperature, drawn.top_p, max_tokens, int(request_id[:7], 16))
-            yield Request(request_id, chunk["chunk_id"], template, use, values, strategy, replicate, sampling)
-
-    def _check(self, use: TemplateUse) -> None:
-        template = self.templates[use.template]
-        if template.needs_strategy:
-            raise ValueError(f"template '{use.template}' needs a strategy: name it in 'apply' of another one")
-        if template.answer == "strategies" and use.apply is None:
-            raise ValueError(f"template '{use.template}' proposes strategies: name in 'apply' what applies them")
-        if template.answer != "strategies" and use.apply is not None:
-            raise ValueError(
-                f"generate.templates: 'apply' goes with a template whose answer is strategies, "
-                f"and '{use.template}' answers {template.answer}"
-            )
-        if use.apply is not None and not self.templates[use.apply].needs_strategy:
-            raise ValueError(f"template '{use.apply}' does not use 'strategy' and cannot apply one")
-
-    def _check_names(self) -> None:
-        """Rows, counts and the card tell templates apart by name alone."""
-        hashes: dict[str, str] = {}
-        for template in self.templates.values():
-            if template.name == "chunk":
-                raise ValueError(
-                    "a template cannot be named 'chunk', which marks the documents' own text: rename it"
-                )
-            if hashes.setdefault(template.name, template.hash) != template.hash:
-                raise ValueError(f"two different templates are named '{template.name}': rename one of the files")
-
-
-def parse_strategies(text: str) -> list[str]:
-    """Strategies in a model's answer: headings or list items, in order, without repeats."""
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        match = re.match(r"\s*(?:#+|[-*]|\d+[.)])\s*(.+)", line)
-        strategy = match.group(1).replace("**", "").strip(" *#:") if match else ""
-        if len(strategy.split()) >= 3:
-            found.setdefault(strategy.casefold(), strategy)
-    return list(found.values())
 
 
 class Generated(NamedTuple):
@@ -201,88 +49,143 @@ def generate(
 
     `chunks` has the columns of `chunk_documents` and `title`. The engine starts only when needed.
     Raises OSError when the ledger cannot be written, and whatever the engine raises; answers that came
-    before are kept.
+    before are kept. Raises LimitReached when a budget is spent before the plan is done, or nearly all attempts
+    fail.
     """
-    planner = Planner(settings, model)
-    by_id = {chunk["chunk_id"]: chunk for chunk in chunks.iter_rows(named=True)}
-    answered = ledger.read().filter(pl.col("error").is_null())
-    known = {row["request_id"]: row for row in answered.iter_rows(named=True)}
-    # Requests that share one answer (the same text in two chunks): the first stands for them in the plan,
-    # and each has its own follow-ups.
-    plan: dict[str, list[Request]] = {}
-
-    def enter(requests: Iterable[Request]) -> list[Request]:
-        """Put requests and what follows from known answers in the plan; returns those to ask, in order."""
-        to_ask: list[Request] = []
-        for request in requests:
-            sharing = plan.setdefault(request.request_id, [])
-            sharing.append(request)
-            if request.request_id in known:
-                to_ask += follow(request)
-            elif len(sharing) == 1:
-                to_ask.append(request)
-        return to_ask
-
-    def follow(request: Request) -> list[Request]:
-        row, chunk = known[request.request_id], by_id[request.chunk_id]
-        return enter(planner.follow_ups(request, row["text"], row["finish_reason"], chunk))
-
-    queue = deque(enter(planner.initial(by_id.values())))
-    ahead: deque[Request] = deque()
-    num_planned, num_asked = len(plan), 0
-    if queue:
+    plan = Plan(Planner(settings, model), chunks)
+    work = plan.missing(ledger)
+    table, num_planned, num_asked = work.table, work.num_planned, 0
+    if work.missing.height:
+        queue = _Queue(plan, work)
         engine = make_engine()
+        limits, kept = Limits(settings.budget, settings.prices), Accepted()
         try:
             with ledger.writer() as writer:
-                for completions in _answer(engine, ahead, queue, 2 * settings.max_num_seqs):
-                    for completion in completions:
-                        sharing = plan[completion.request_id]
-                        row = _row(sharing[0], completion, model)
-                        writer.append(row)
-                        known[completion.request_id] = row
-                        for request in sharing:
-                            ahead.extend(follow(request))
+                for answers in _answer(engine, queue, settings.max_in_flight, limits):
+                    for request, completion in answers:
+                        writer.append(_row(request, completion, model))
+                        num_planned += queue.follow(request, completion)
                         num_asked += 1
-                        progress(num_asked, num_asked + len(ahead) + len(queue) + engine.num_running, "answers")
+                        kept.count(request.template.name, completion)
+                        total = num_asked + len(queue) + engine.num_running
+                        progress(num_asked, total, "answers", f"{limits.describe()}; {kept.describe()}")
                     writer.flush_if_due()
         finally:
             engine.close()
-        num_planned = len(plan)
-        plan.clear()  # answers came in any order; the result has the order of the plan
-        enter(planner.initial(by_id.values()))
-    rows = [
-        {**known[request_id], "chunk_id": first.chunk_id, "template": first.template.name}
-        for request_id, (first, *_) in plan.items()
-        if request_id in known
-    ]
-    return Generated(pl.DataFrame(rows, schema=SCHEMA), num_planned, num_asked)
+        if queue:
+            raise LimitReached(
+                f"generate: stopped at {limits.spent(0)}: {len(queue)} requests remain, and what was answered is "
+                "kept; run again to spend as much once more, or raise the budget"
+            )
+        table = plan.complete(ledger)  # answers came in any order; the result has the order of the plan
+    return Generated(_rows_in_order(plan, table, ledger), num_planned, num_asked)
+
+
+class _Queue:
+    """What is still to be asked: what follows from answers first, then the plan, then what failed before."""
+
+    def __init__(self, plan: Plan, work: Work) -> None:
+        self._plan = plan
+        self._requests = plan.requests(work.missing)
+        self._num_requests = work.missing.height
+        self._ahead: deque[Request] = deque()
+        self._again: deque[Request] = deque()
+        self._planned, self._answered = KeySet(work.table["key"]), KeySet(work.answered)
+        self._followed: set[int] = set()
+        # The same text in two chunks shares one proposal, and each chunk has its own follow-ups.
+        proposing = [place for place, recipe in enumerate(plan.planner.recipes) if recipe.proposes]
+        proposals = work.table.filter(pl.col("recipe").is_in(proposing)).join(work.missing, on="key", how="semi")
+        asking = proposals.group_by("key").agg("chunk", "recipe")
+        self._asking = {key: list(zip(*places, strict=True)) for key, *places in asking.iter_rows()}
+
+    def __len__(self) -> int:
+        return len(self._ahead) + self._num_requests + len(self._again)
+
+    def pop(self) -> Request:
+        if self._ahead:
+            return self._ahead.popleft()
+        if self._num_requests:
+            self._num_requests -= 1
+            return next(self._requests)
+        return self._again.popleft()
+
+    def ask_again(self, request: Request) -> None:
+        self._again.append(request)
+
+    def follow(self, request: Request, completion: Completion) -> int:
+        """Put what follows from an answer ahead of all others; returns how many requests this adds to the plan."""
+        if completion.error:
+            return 0
+        before = len(self._followed)
+        for chunk, recipe in self._asking.get(request.key, ()):
+            for row in self._plan.follow_ups(chunk, recipe, completion.text, completion.finish_reason):
+                key = row[0]
+                if key in self._followed or key in self._planned:
+                    continue
+                self._followed.add(key)
+                if key not in self._answered:
+                    self._ahead.append(self._plan.request(*row))
+        return len(self._followed) - before
 
 
 def _answer(
-    engine: Engine, ahead: deque[Request], queue: deque[Request], max_in_flight: int
-) -> Iterator[list[Completion]]:
+    engine: Engine, queue: _Queue, max_in_flight: int, limits: Limits
+) -> Iterator[list[tuple[Request, Completion]]]:
     """What the engine finishes, poll by poll: also when that is nothing, so that the caller gets its turn.
 
-    Requests in `ahead` go before those in `queue`; the caller may add to both. A request that failed goes to
-    the end of the queue again, up to `MAX_ATTEMPTS` attempts in all.
+    The caller may add to the queue. A request that failed goes to its end again, up to `MAX_ATTEMPTS` attempts in
+    all. Ends before the queue when a budget is spent.
     """
     running: dict[str, Request] = {}
     failures: Counter[str] = Counter()
-    while ahead or queue or engine.num_running:
-        while (ahead or queue) and engine.num_running < max_in_flight:
-            request = (ahead or queue).popleft()
+    while (queue and not limits.spent(0)) or engine.num_running:
+        while queue and engine.num_running < max_in_flight and not limits.spent(engine.num_running):
+            request = queue.pop()
             running[request.request_id] = request
             engine.submit(request.request_id, request.template.messages(**request.values), request.sampling)
         finished = []
         for completion in engine.poll():
             request = running.pop(completion.request_id)
+            limits.record(completion)
             if completion.failed:
                 failures[request.request_id] += 1
-            if completion.failed and failures[request.request_id] < MAX_ATTEMPTS:
-                queue.append(request)
+            if completion.failed and not completion.is_final and failures[request.request_id] < MAX_ATTEMPTS:
+                queue.ask_again(request)
             else:
-                finished.append(completion)
+                finished.append((request, completion))
         yield finished
+
+
+class Accepted:
+    """Answers that ended well, of all, per template: what the progress line tells."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, list[int]] = {}
+
+    def count(self, template: str, completion: Completion) -> None:
+        counts = self._counts.setdefault(template, [0, 0])
+        counts[0] += completion.finish_reason == "stop" and completion.error is None and bool(completion.text)
+        counts[1] += 1
+
+    def describe(self) -> str:
+        return "accepted " + ", ".join(f"{name} {good}/{all_}" for name, (good, all_) in self._counts.items())
+
+
+def _rows_in_order(plan: Plan, table: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
+    """The ledger's rows of a plan, each under the chunk and the template that the plan asks it for."""
+    names = [recipe.template.name for recipe in plan.planner.recipes]
+    asked = table.unique("key", keep="first", maintain_order=True).select(
+        "key",
+        "chunk",
+        "recipe",
+    )
+    ids = plan.chunks.select("chunk_id").with_row_index("chunk")
+    templates = pl.DataFrame({"template": names}, schema={"template": pl.String}).with_row_index("recipe")
+    asked = asked.join(ids, on="chunk", maintain_order="left").join(
+        templates.cast({"recipe": pl.UInt16}), on="recipe", maintain_order="left"
+    )
+    rows = ledger.rows_of(asked).drop("chunk_id", "template")
+    return asked.join(rows, on="key", maintain_order="left").select(SCHEMA.keys())
 
 
 def _row(request: Request, completion: Completion, model: ModelIdentity) -> dict[str, Any]:
@@ -301,6 +204,7 @@ def _row(request: Request, completion: Completion, model: ModelIdentity) -> dict
         "seed": request.sampling.seed,
         "prompt_tokens": completion.prompt_tokens,
         "completion_tokens": completion.completion_tokens,
+        "cached_tokens": completion.cached_tokens,
         "finish_reason": completion.finish_reason,
         "text": completion.text,
         "error": completion.error,
@@ -309,8 +213,34 @@ def _row(request: Request, completion: Completion, model: ModelIdentity) -> dict
 
 def make_engine(settings: GenerateSettings, model_folder: Path | str) -> Engine:
     """The engine that the settings name, on the model in `model_folder` (or a Hugging Face id)."""
-    from active_reading.augment.engine import EchoEngine, VllmEngine
-
     if settings.engine == "echo":
         return EchoEngine()
-    return VllmEngine(str(model_folder), settings.max_model_len, settings.max_num_seqs, settings.seed)
+    if settings.endpoint is not None:
+        return EndpointEngine(settings.endpoint, settings.max_num_seqs)
+    arguments = str(model_folder), settings.max_model_len, settings.max_num_seqs, settings.seed
+    if settings.data_parallel == 1:
+        return VllmEngine(*arguments, settings.tensor_parallel)
+    return ParallelEngine(VllmEngine, (*arguments, settings.tensor_parallel), device_groups(settings))
+
+
+def device_groups(settings: GenerateSettings) -> list[str]:
+    """The GPUs of each engine, as CUDA_VISIBLE_DEVICES; raises ValueError where there are too few."""
+    import torch
+
+    wanted = settings.data_parallel * settings.tensor_parallel
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    if len(names) < wanted:
+        raise ValueError(
+            f"generate.data_parallel={settings.data_parallel} times tensor_parallel={settings.tensor_parallel} "
+            f"needs {wanted} GPUs, and there are {len(names)}"
+        )
+    each = settings.tensor_parallel
+    return [",".join(names[start : start + each]) for start in range(0, wanted, each)]
+
+
+def identity(settings: GenerateSettings, name: str, revision: str) -> ModelIdentity:
+    """Which model answers: what the study names, or what the endpoint serves; the echo's answers are no model's."""
+    if settings.endpoint is not None:
+        return ModelIdentity(settings.endpoint.model, f"endpoint {settings.endpoint.revision}".strip())
+    return ModelIdentity(name, "echo" if settings.engine == "echo" else revision)

@@ -10,11 +10,14 @@ import logging
 import os
 import time
 import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import polars as pl
+
+from active_reading.augment.keys import key_of_id
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +36,12 @@ SCHEMA = {
     "seed": pl.Int64,
     "prompt_tokens": pl.Int32,
     "completion_tokens": pl.Int32,
+    "cached_tokens": pl.Int32,  # of the prompt, those that the engine had computed before
     "finish_reason": pl.String,
     "text": pl.String,
     "error": pl.String,
 }
+FLUSH_SECONDS = 5.0  # at most so much work is done twice after a crash
 # Every ledger ever written has these; a file without one of them answers nothing.
 REQUIRED = ("request_id", "finish_reason", "text", "error")
 
@@ -53,12 +58,50 @@ class Ledger:
         A segment that cannot be read is set aside with a warning. Columns that came after a segment was
         written are null there.
         """
-        frames = [frame for path in sorted(self.folder.glob("*.parquet")) if (frame := _read(path)) is not None]
-        rows = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
-        failures_last = rows.sort(pl.col("error").is_not_null(), maintain_order=True)
-        return failures_last.unique("request_id", keep="first", maintain_order=True)
+        return self._collect(lambda rows: _first(rows, "request_id"))
 
-    def writer(self, flush_seconds: float = 5.0) -> "LedgerWriter":
+    def answered(self) -> pl.Series:
+        """The key of every request that has an answer; 16 bytes each, and texts are not read."""
+        found = self._collect(lambda rows: rows.filter(pl.col("error").is_null()).select(key_of_id()))
+        return found["key"].drop_nulls()
+
+    def rows_of(self, keys: pl.DataFrame) -> pl.DataFrame:
+        """The rows of the requests in `keys` (a column `key`), once each as in `read`, in any order; with `key`."""
+
+        def wanted(rows: pl.LazyFrame) -> pl.LazyFrame:
+            return _first(
+                rows.with_columns(key_of_id()).join(keys.lazy().select("key"), on="key", how="semi"), "key"
+            )
+
+        return self._collect(wanted)
+
+    def _collect(self, query: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.DataFrame:
+        try:
+            return query(self._scan(_read_footer)).collect()
+        except (pl.exceptions.PolarsError, OSError):  # damage behind a whole footer: find it, and read the rest
+            return query(self._scan(_read_all)).collect()
+
+    def _scan(self, check: Callable[[Path], Any]) -> pl.LazyFrame:
+        """The rows of all segments that pass the check, oldest segment first."""
+        schema = {**SCHEMA}
+        whole: list[list[Path]] = []  # neighbours of today's schema are scanned together
+        frames: list[pl.LazyFrame | None] = []
+        for path in sorted(self.folder.glob("*.parquet")):
+            found = _checked(path, check)
+            if found is None:
+                continue
+            if dict(found) == schema:
+                if not frames or frames[-1] is not None:
+                    frames.append(None)
+                    whole.append([])
+                whole[-1].append(path)
+            else:
+                frames.append(_as_schema(pl.scan_parquet(path), found))
+        groups = iter(whole)
+        scans = [pl.scan_parquet(next(groups)) if frame is None else frame for frame in frames]
+        return pl.concat(scans) if scans else pl.LazyFrame(schema=schema)
+
+    def writer(self, flush_seconds: float = FLUSH_SECONDS) -> "LedgerWriter":
         self.folder.mkdir(parents=True, exist_ok=True)
         return LedgerWriter(self.folder, flush_seconds)
 
@@ -107,11 +150,35 @@ class LedgerWriter:
         self.flush()
 
 
-def _read(path: Path) -> pl.DataFrame | None:
+def _first(rows: pl.LazyFrame, column: str) -> pl.LazyFrame:
+    failures_last = rows.sort(pl.col("error").is_not_null(), maintain_order=True)
+    return failures_last.unique(column, keep="first", maintain_order=True)
+
+
+def _as_schema(rows: pl.LazyFrame, found: Mapping[str, Any]) -> pl.LazyFrame:
+    """The rows in today's columns and types."""
+    later = [pl.lit(None).alias(name) for name in SCHEMA if name not in found]
+    return rows.with_columns(later).select(SCHEMA.keys()).cast(SCHEMA)  # type: ignore[arg-type]
+
+
+def _read_footer(path: Path) -> Mapping[str, Any]:
+    return pl.read_parquet_schema(path)
+
+
+def _read_all(path: Path) -> Mapping[str, Any]:
+    rows = pl.read_parquet(path)
+    _as_schema(rows.lazy(), rows.schema).collect()
+    return rows.schema
+
+
+def _checked(path: Path, check: Callable[[Path], Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The segment's schema; None, and the segment set aside, when it cannot be read or answers nothing."""
     try:
-        rows = pl.read_parquet(path)
-        later = [pl.lit(None).alias(name) for name in SCHEMA if name not in (*rows.columns, *REQUIRED)]
-        return rows.with_columns(later).select(SCHEMA.keys()).cast(SCHEMA)  # type: ignore[arg-type]
+        schema = check(path)
+        lacking = [name for name in REQUIRED if name not in schema]
+        if lacking:
+            raise pl.exceptions.ColumnNotFoundError(lacking[0])
+        return schema
     except (pl.exceptions.PolarsError, OSError) as error:
         with contextlib.suppress(OSError):  # another reader may have been faster
             path.rename(path.with_suffix(".unreadable"))

@@ -12,7 +12,7 @@ import polars as pl
 import yaml
 
 from active_reading.augment.card import RECIPE
-from active_reading.augment.generate import GenerateSettings, ModelIdentity, Planner, Request
+from active_reading.augment.plan import GenerateSettings, ModelIdentity, Plan, Planner, Request
 from active_reading.augment.versions import Version
 
 
@@ -64,12 +64,14 @@ def _request(
                 use[key] = str(version.folder / use[key])
     planner = Planner(GenerateSettings.model_validate(values), model)
     for title in titles:
-        asked = {"chunk_id": row["chunk_id"], "text": chunk, "title": title}
-        for request in planner.initial([asked]):
-            proposed = f"## {row['strategy']}" if row["strategy"] else ""
-            for asking in (request, *planner.follow_ups(request, proposed, "stop", asked)):
-                if asking.request_id == row["request_id"]:
-                    return asking
+        asked = pl.DataFrame({"chunk_id": [row["chunk_id"]], "text": [chunk], "title": [title]})
+        plan = Plan(planner, asked)
+        proposed = f"## {row['strategy']}" if row["strategy"] else ""
+        for initial in plan.initial().iter_rows():
+            _, place, recipe, *_ = initial
+            for made in (initial, *plan.follow_ups(place, recipe, proposed, "stop")):
+                if (request := plan.request(*made)).request_id == row["request_id"]:
+                    return request
     return None
 
 

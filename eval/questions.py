@@ -11,7 +11,7 @@ import inspect
 import json
 import sys
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -200,10 +200,12 @@ def docstrings() -> list[str]:
     return sorted(found)[:24]
 
 
-def evaluation_texts(questions: str | None) -> dict[str, list[str]]:
+def evaluation_texts(questions: str | None, task_data: Mapping[str, str] | None = None) -> dict[str, list[str]]:
     """Every text that an evaluation may show a model, by set: whole sets, whatever limits are set.
 
-    `questions` is the file of gold questions, when there is one. Answers are left out: they may be learned.
+    `questions` is the file of gold questions, when there is one, and `task_data` the local file of each standard
+    task that has one. Answers are left out: they may be learned.
+    NOT covered: tasks whose items come from the hub.
     """
     gold = {"gold": read_questions(Path(questions))} if questions else {}
     asked = {**gold, "general_questions": general_questions(), "few_shot": few_shot_examples()}
@@ -211,4 +213,16 @@ def evaluation_texts(questions: str | None) -> dict[str, list[str]]:
         **{name: [item.question for item in items] for name, items in asked.items()},
         "general_text": general_text(),
         "docstrings": docstrings(),
+        **{name: _task_texts(Path(path)) for name, path in (task_data or {}).items()},
     }
+
+
+def _task_texts(path: Path) -> list[str]:
+    """The questions of JSON lines, or the lines of a text."""
+    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    if path.suffix != ".jsonl":
+        return lines
+    try:
+        return [str(json.loads(line)["question"]) for line in lines]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: every line of a task's file needs a 'question' ({error!r})") from None

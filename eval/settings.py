@@ -57,6 +57,12 @@ class EvaluateSettings(BaseModel):
     )
     ceilings: bool = Field(True, description="ask the base with the passage that holds the answer, and with search")
 
+    @property
+    def task_data(self) -> dict[str, str]:
+        """The local file of each task that reads one; tasks that share a file are named once."""
+        names = {task.data: task.name for task in self.tasks if task.data}
+        return {name: path for path, name in names.items()}
+
     @model_validator(mode="after")
     def _tasks_differ(self) -> Self:
         names = [task.name for task in self.tasks]

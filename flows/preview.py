@@ -15,8 +15,9 @@ def preview(study: Study) -> Iterator[str]:
     Strategies are shown as proposed, not applied. Raises ValueError for a mistake in the study.
     """
     from active_reading.augment.chunk import chunk_documents
-    from active_reading.augment.generate import ModelIdentity, Planner, make_engine
+    from active_reading.augment.generate import make_engine
     from active_reading.augment.ingest import read_documents
+    from active_reading.augment.plan import ModelIdentity, Plan, Planner, Request
     from active_reading.train.load import load_tokenizer
 
     model = resolve_model(study.model)
@@ -27,13 +28,17 @@ def preview(study: Study) -> Iterator[str]:
     titled = chunks.unique("document_id", keep="first", maintain_order=True).join(
         some.select("document_id", "title", "source"), on="document_id", maintain_order="left"
     )
-    rows = titled.to_dicts()
-    uses = [[request for request in planner.initial([row]) if not request.replicate] for row in rows]
-    asked = {}
+    sources = titled["source"].to_list()
+    plan = Plan(planner, titled)
+    uses = [
+        list(plan.requests(rows))
+        for rows in plan.initial().filter(replicate=0).partition_by("chunk", maintain_order=True)
+    ]
+    asked: dict[str, tuple[Request, str]] = {}
     for turn in range(max((len(requests) for requests in uses), default=0)):
         for place, requests in enumerate(uses):
             request = requests[(turn + place) % len(requests)]
-            asked.setdefault(request.request_id, (request, rows[place]["source"]))
+            asked.setdefault(request.request_id, (request, sources[place]))
     asked = dict(islice(asked.items(), NUM_PROMPTS))
     engine = make_engine(study.generate, model.folder)
     try:

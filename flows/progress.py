@@ -9,7 +9,7 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Called with (done, total, unit) as often as one likes; used as a context manager."""
+    """Called with (done, total, unit, note) as often as one likes; used as a context manager."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -18,11 +18,12 @@ class Progress:
         self.began = 0.0
         self.skipped = 0  # done before the first call, in no time that we know
 
-    def __call__(self, done: int, total: int, unit: str) -> None:
+    def __call__(self, done: int, total: int, unit: str, note: str = "") -> None:
         if sys.stderr.isatty():
             if self.bar is None:
                 self.bar = tqdm(desc=self.label, total=total, unit=f" {unit}", leave=False, file=sys.stderr)
             self.bar.total = total
+            self.bar.set_postfix_str(note, refresh=False)
             self.bar.update(done - self.bar.n)
             return
         now = time.monotonic()
@@ -33,7 +34,8 @@ class Progress:
             self.printed = now
             rate = (done - self.skipped) / (now - self.began)
             left = f", about {(total - done) / rate:.0f} s left" if rate else ""
-            print(f"{self.label}: {done} of {total} {unit}, {rate:.1f} per second{left}", flush=True)
+            told = f"; {note}" if note else ""
+            print(f"{self.label}: {done} of {total} {unit}, {rate:.1f} per second{left}{told}", flush=True)
 
     def __enter__(self) -> "Progress":
         return self

@@ -30,6 +30,12 @@ def make_recipe(study: Study, model: ResolvedModel, templates: Mapping[str, Temp
             if use[key]:
                 use[key] = f"templates/{Path(use[key]).stem}.j2"
     values = {"name": values.pop("name"), "corpus": corpus, "model": model.name, **values}
+    # Whose server wrote the texts, and where this machine keeps its own, is nobody's business.
+    values["generate"]["template_folder"] = values["dedupe"]["earlier"] = ""
+    if values["generate"]["endpoint"]:
+        values["generate"]["endpoint"]["url"] = "http://localhost:8000/v1"
+    if Path(study.dedupe.semantic_model).is_dir():
+        values["dedupe"]["semantic_model"] = Path(study.dedupe.semantic_model).name
     if study.evaluate.questions:
         values["evaluate"] = {"questions": Path(study.evaluate.questions).name}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

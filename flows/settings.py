@@ -16,8 +16,8 @@ from active_reading.augment.chunk import ChunkSettings
 from active_reading.augment.dedupe import DedupeSettings
 from active_reading.augment.export import ExportSettings
 from active_reading.augment.filter import FilterSettings
-from active_reading.augment.generate import GenerateSettings
 from active_reading.augment.ingest import DATASET, IngestSettings
+from active_reading.augment.plan import GenerateSettings
 from active_reading.augment.sources import is_url
 from active_reading.eval.settings import EvaluateSettings
 from active_reading.train.settings import TrainSettings

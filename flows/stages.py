@@ -24,9 +24,9 @@ from active_reading.augment.funnel import (
     rejection_counts,
     request_counts,
 )
-from active_reading.augment.generate import ModelIdentity, Planner
 from active_reading.augment.identity import content_hash
 from active_reading.augment.ingest import check_corpus, read_documents
+from active_reading.augment.plan import ModelIdentity, Planner
 from active_reading.eval.questions import Question, check_lengths, evaluation_texts, read_questions
 from active_reading.flows.models import ResolvedModel, cache_folder, resolve_model
 from active_reading.flows.progress import Progress
@@ -41,7 +41,7 @@ DATASET = "dataset"  # the folder of the data set's versions
 VERSIONS = {
     "ingest": 2,
     "chunk": 2,
-    "generate": 3,
+    "generate": 4,
     "filter": 4,
     "dedupe": 2,
     "decontaminate": 2,
@@ -120,14 +120,22 @@ def generate(study: Study, documents: Step, chunks: Step) -> Step:
         made.rows.with_columns(REJECTION.alias("rejection")).write_parquet(partial)
         os.replace(partial, folder / "generations.parquet")
         logger.info("generate: %d requests asked now", made.num_asked)
-        return {**counts, "rejections": rejection_counts(made.rows)}
+        prompt, cached = (int(made.rows[name].sum()) for name in ("prompt_tokens", "cached_tokens"))
+        return {
+            **counts,
+            "rejections": rejection_counts(made.rows),
+            "prompt_tokens": prompt,
+            "cached_tokens": cached,
+        }
 
     hashes = {f"template {name}": template.hash for name, template in templates.items()}
     inputs = {"documents": documents.digest, "chunks": chunks.digest, "model": model.revision, **hashes}
+    if study.generate.endpoint:
+        inputs["endpoint"] = f"{study.generate.endpoint.model} {study.generate.endpoint.revision}"
     step = _step(
         study,
         "generate",
-        study.generate.model_dump(exclude={"template_folder"}),
+        study.generate.how(),
         inputs,
         build,
         resumable=True,
@@ -135,6 +143,10 @@ def generate(study: Study, documents: Step, chunks: Step) -> Step:
     )
     planned, failed = step.summary["planned"], step.summary["failed"]
     logger.info("generate: %s", describe_requests(step.summary, step.summary["rejections"]))
+    cached, prompt_tokens = step.summary["cached_tokens"], step.summary["prompt_tokens"]
+    logger.info(
+        "generate: %.0f %% of %d prompt tokens from the cache", 100 * cached / max(prompt_tokens, 1), prompt_tokens
+    )
     if failed:
         logger.warning("generate: %d of %d requests failed; running again asks them again", failed, planned)
     return step
@@ -145,10 +157,17 @@ def filter_(study: Study, documents: Step, chunks: Step, generations: Step) -> S
 
     def build(folder: Path) -> dict[str, Any]:
         from active_reading.augment.filter import filter_generations
+        from active_reading.augment.json_answers import plain_answer
 
-        answers = {name: template.answer for name, template in _templates(study).items()}
+        templates = _templates(study)
+        answers = {name: template.answer for name, template in templates.items()}
+        in_json = pl.col("template").is_in([name for name, template in templates.items() if template.schema])
+        plain = pl.when(in_json).then(pl.col("text").map_elements(plain_answer, pl.String)).otherwise("text")
         rows = filter_generations(
-            _read(generations, "generations"), answers, _with_titles(chunks, documents), study.filter
+            _read(generations, "generations").with_columns(plain.alias("text")),
+            answers,
+            _with_titles(chunks, documents),
+            study.filter,
         )
         kept = rows.filter(pl.col("reason").is_null()).drop("reason", "detail")
         kept.write_parquet(folder / "kept.parquet")
@@ -192,7 +211,7 @@ def decontaminate(study: Study, documents: Step, chunks: Step, distinct: Step) -
     So do strategies, which stand in prompts of the data set, and titles, which are no rows: it hides those.
     After dedupe, so that no near copy takes the place of a text that falls.
     """
-    evaluation = evaluation_texts(study.evaluate.questions) if study.decontaminate else {}
+    evaluation = _evaluation_texts(study) if study.decontaminate else {}
 
     def build(folder: Path) -> dict[str, Any]:
         sources = _read(chunks, "chunks").select(id="chunk_id", text="text", template=pl.lit("chunk"))
@@ -391,12 +410,15 @@ def _passages(chunks: Step, documents: Step) -> list[Any]:
 def generator_facts(study: Study, model: ResolvedModel) -> dict[str, Any]:
     """Which model wrote the texts, and how they were drawn."""
     sampling = study.generate.model_dump(include={"engine", "temperature", "top_p", "seed"})
-    return {"model": model.name, "revision": model.revision, **sampling}
+    who = _identity(study, model)
+    # The echo says so in its engine's name.
+    return {"model": who.name, "revision": model.revision if who.revision == "echo" else who.revision, **sampling}
 
 
 def _identity(study: Study, model: ResolvedModel) -> ModelIdentity:
-    # The echo engine's answers are no model's: they must never be reused as such.
-    return ModelIdentity(model.name, model.revision if study.generate.engine == "vllm" else "echo")
+    from active_reading.augment.generate import identity
+
+    return identity(study.generate, model.name, model.revision)
 
 
 def funnel(generations: Step, filtered: Step, distinct: Step, decontaminated: Step) -> list[dict[str, Any]]:
@@ -412,12 +434,12 @@ def check_study(study: Study) -> ResolvedModel:
     check_corpus(study.corpus)
     _templates(study)
     Planner(study.generate, ModelIdentity("", ""))
-    evaluation = evaluation_texts(study.evaluate.questions)
     questions = read_questions(Path(study.evaluate.questions)) if study.evaluate.questions else []
     for use in study.evaluate.tasks:
         for path in (use.definition, Path(use.data) if use.data else None):
             if path and not path.is_file():
                 raise ValueError(f"evaluate.tasks: {use.name}: {path} does not exist")
+    evaluation = _evaluation_texts(study)
     if study.train.background:
         _check_background(study.train.background, evaluation if study.decontaminate else {})
     if study.dedupe.semantic_model:
@@ -446,6 +468,10 @@ def _check_background(path: str, evaluation: dict[str, list[str]]) -> None:
             f"text {first['id']} ('{first['ngram']}', of {first['evaluation_set']}): remove them from the file, or "
             "set decontaminate=false"
         )
+
+
+def _evaluation_texts(study: Study) -> dict[str, list[str]]:
+    return evaluation_texts(study.evaluate.questions, study.evaluate.task_data)
 
 
 def _check_lengths(questions: list[Question], model: ResolvedModel, max_new_tokens: int) -> None:

@@ -43,6 +43,7 @@ class Template:
     source: str
     body: str
     examples: tuple[dict[str, Any], ...] = ()
+    schema: dict[str, Any] | None = None  # of the JSON that the generator must write
 
     @cached_property
     def hash(self) -> str:
@@ -140,7 +141,7 @@ def _split_front_matter(source: str, path: Path) -> tuple[dict[str, Any], str]:
         raise ValueError(f"{path}: front matter is not valid YAML: {error}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: front matter must be fields such as 'version: 1'")
-    allowed = {"version", "answer", "examples"}
+    allowed = {"version", "answer", "examples", "schema"}
     for key in fields:
         if key not in allowed:
             place = f"{path}:{_line(source, key)}"
@@ -155,4 +156,6 @@ def _split_front_matter(source: str, path: Path) -> tuple[dict[str, Any], str]:
     for example in examples:
         if not isinstance(example, dict) or "answer" not in example:
             raise ValueError(f"{path}: every example needs an 'answer' and the template's variables")
+    if not isinstance(fields.get("schema", {}), dict):
+        raise ValueError(f"{path}: 'schema' must be a JSON schema, such as 'schema: {{type: object}}'")
     return {**fields, "examples": tuple(examples)}, parts["body"]

@@ -13,7 +13,9 @@ from active_reading.augment.engine import TOO_LONG, Completion, Sampling, VllmEn
 )
 def test_an_end_that_is_no_answer_is_a_failure_without_text(finish_reason, failed):
     answer = SimpleNamespace(text=" The owl. ", finish_reason=finish_reason, token_ids=[1, 2])
-    done = _completion(SimpleNamespace(request_id="r1", outputs=[answer], prompt_token_ids=[1, 2, 3]))
+    output = SimpleNamespace(request_id="r1", outputs=[answer], prompt_token_ids=[1, 2, 3], num_cached_tokens=2)
+    done = _completion(output)
+    assert done.cached_tokens == 2
     assert done.failed is failed
     assert done.text == ("" if failed else "The owl.")
     assert (done.error is None) is not failed

@@ -19,7 +19,9 @@ from active_reading.augment.ledger import SCHEMA
 def requests(*rows: tuple[str, str, str, str | None, int]) -> pl.DataFrame:
     """(template, text, finish_reason, error, completion_tokens), with the types of the ledger."""
     names = ("template", "text", "finish_reason", "error", "completion_tokens")
-    return pl.DataFrame([dict(zip(names, row, strict=True)) for row in rows], schema={n: SCHEMA[n] for n in names})
+    tokens = {"prompt_tokens": 10, "cached_tokens": 6}
+    made = [dict(zip(names, row, strict=True)) | tokens for row in rows]
+    return pl.DataFrame(made, schema={n: SCHEMA[n] for n in (*names, *tokens)})
 
 
 def texts(column: str, *rows: tuple[str, str | None]) -> pl.DataFrame:
@@ -31,6 +33,7 @@ def texts(column: str, *rows: tuple[str, str | None]) -> pl.DataFrame:
     [
         ("The owl sleeps.", "stop", None, "accepted", None),
         ("The owl sl", "length", None, "rejected", "truncated"),
+        ("owl owl owl owl", "repetition", None, "rejected", "repetition"),
         ("", "length", None, "rejected", "truncated"),
         ("", "stop", None, "rejected", "empty"),
         (" \n", "stop", None, "rejected", "empty"),
@@ -116,13 +119,16 @@ def test_each_template_has_a_line_in_the_order_of_first_use():
         {"template": "questions"}
         | counts
         | {"rejected": 1, "texts": 7, "kept": 4, "distinct": 1, "tokens": 94}
+        | {"prompt_tokens": 20, "cached_tokens": 12}
         | {"dropped": {"truncated": 1, "ungrounded": 2, "duplicate": 2, "contaminated": 1}},
         {"template": "paraphrase"}
         | counts
-        | {"failed": 1, "texts": 2, "kept": 1, "distinct": 1, "tokens": 5, "dropped": {"failed": 1}},
+        | {"failed": 1, "texts": 2, "kept": 1, "distinct": 1, "tokens": 5, "dropped": {"failed": 1}}
+        | {"prompt_tokens": 20, "cached_tokens": 12},
         {"template": "propose_strategies"}
         | counts
-        | {"planned": 1, "texts": 0, "kept": 0, "distinct": 0, "tokens": 8, "dropped": {}},
+        | {"planned": 1, "texts": 0, "kept": 0, "distinct": 0, "tokens": 8, "dropped": {}}
+        | {"prompt_tokens": 10, "cached_tokens": 6},
     ]
     assert [line["texts"] - line["distinct"] for line in build_funnel(generations, filtered, marked, removed)] == [
         sum(line["dropped"].values()) for line in build_funnel(generations, filtered, marked, removed)

@@ -11,14 +11,9 @@ import pytest
 
 from active_reading.augment.engine import TOO_LONG, Completion, EchoEngine, Engine, VllmEngine
 from active_reading.augment.funnel import REJECTION, check_requests, rejection_counts, request_counts
-from active_reading.augment.generate import (
-    GenerateSettings,
-    ModelIdentity,
-    TemplateUse,
-    generate,
-    make_engine,
-)
+from active_reading.augment.generate import generate, make_engine
 from active_reading.augment.ledger import SCHEMA, Ledger
+from active_reading.augment.plan import GenerateSettings, ModelIdentity, TemplateUse
 
 MODEL = ModelIdentity("tiny", "r1")
 TEXTS = {
@@ -458,7 +453,7 @@ def test_progress_ends_at_the_number_of_calls(tmp_path):
     seen: list[tuple[int, int, str]] = []
     wanted = GenerateSettings(engine="echo", templates=SHIPPED)
     _, _, num_calls = generate(
-        chunks_of("owl"), wanted, MODEL, Ledger(tmp_path), EchoEngine, lambda *state: seen.append(state)
+        chunks_of("owl"), wanted, MODEL, Ledger(tmp_path), EchoEngine, lambda *state: seen.append(state[:3])
     )
     assert [done for done, _, _ in seen] == list(range(1, num_calls + 1))
     assert seen[-1] == (num_calls, num_calls, "answers")
@@ -488,4 +483,4 @@ def test_the_settings_choose_the_engine(monkeypatch):
     assert isinstance(make_engine(GenerateSettings(engine="echo"), "folder"), EchoEngine)
     assert asked == []
     assert isinstance(make_engine(GenerateSettings(max_num_seqs=5, seed=3), Path("folder")), VllmEngine)
-    assert asked == [("folder", 2048, 5, 3)]
+    assert asked == [("folder", 2048, 5, 3, 1)]

@@ -33,6 +33,7 @@ def row(name: str, **changes: Any) -> dict[str, Any]:
         "seed": 2**28 - 1,
         "prompt_tokens": 10,
         "completion_tokens": 5,
+        "cached_tokens": 4,
         "finish_reason": "stop",
         "text": f"The owl of {name}.",
         "error": None,
@@ -229,14 +230,14 @@ def test_two_readers_that_find_the_same_corrupt_segment_do_not_stop_each_other(t
     write_segment(ledger, "a")
     broken = write_segment(ledger, "b")
     damage(broken, "cut")
-    real = pl.read_parquet
+    real = pl.read_parquet_schema
 
     def another_reader_is_faster(path):
         if path == broken:
             path.rename(path.with_suffix(".unreadable"))
         return real(path)
 
-    monkeypatch.setattr(pl, "read_parquet", another_reader_is_faster)
+    monkeypatch.setattr(pl, "read_parquet_schema", another_reader_is_faster)
     assert ledger.read()["request_id"].to_list() == ["a"]
 
 

@@ -4,11 +4,20 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from active_reading.augment.generate import GenerateSettings, ModelIdentity, Planner, TemplateUse, parse_strategies
+from active_reading.augment.plan import (
+    GenerateSettings,
+    ModelIdentity,
+    Plan,
+    Planner,
+    Request,
+    TemplateUse,
+    parse_strategies,
+)
 
 MODEL = ModelIdentity("tiny", "r1")
 TEXTS = {
@@ -22,6 +31,19 @@ SHIPPED = [TemplateUse(template="paraphrase", replicates=2), TemplateUse(templat
 
 def chunks_of(*names: str) -> list[dict[str, str]]:
     return [{"chunk_id": f"chunk-{name}", "text": TEXTS[name], "title": "Animals"} for name in names]
+
+
+def plan_of(templates: list[TemplateUse], chunks: list[dict[str, str]]) -> Plan:
+    return Plan(Planner(GenerateSettings(templates=templates), MODEL), pl.DataFrame(chunks))
+
+
+def initial(plan: Plan) -> list[Request]:
+    return list(plan.requests(plan.initial()))
+
+
+def follow_ups(plan: Plan, answer: str, finish_reason: str = "stop") -> list[Request]:
+    """What follows from the answer to the first recipe about the first chunk."""
+    return [plan.request(*row) for row in plan.follow_ups(0, 0, answer, finish_reason)]
 
 
 def write_template(path: Path, body: str) -> str:
@@ -64,8 +86,8 @@ def address(folder: Path, **changes: Any) -> set[str]:
     names = ("temperature", "top_p", "seed", "max_num_seqs", "max_model_len", "engine")
     settings = GenerateSettings(templates=[*case["others"], use], **{name: case[name] for name in names})
     chunk = {"chunk_id": case["chunk_id"], "text": case["text"], "title": case["title"]}
-    planner = Planner(settings, ModelIdentity(case["model"], case["revision"]))
-    return {request.request_id for request in planner.initial([chunk]) if request.use is use}
+    plan = Plan(Planner(settings, ModelIdentity(case["model"], case["revision"])), pl.DataFrame([chunk]))
+    return {request.request_id for request in initial(plan) if request.recipe.use is use}
 
 
 USES_ALL = "{{ title }} {{ num_items }}\n{{ text }}\n\nRetell."
@@ -113,42 +135,34 @@ def test_every_replicate_has_an_id_and_a_seed_of_its_own_and_more_replicates_kee
     assert (len(two), len(five)) == (2, 5)
     assert address(tmp_path) < two < five
     path = write_template(tmp_path / "mine.j2", BASE["template"])
-    planner = Planner(GenerateSettings(templates=[TemplateUse(template=path, replicates=5)]), MODEL)
-    requests = list(planner.initial(chunks_of("owl", "otter")))
+    requests = initial(plan_of([TemplateUse(template=path, replicates=5)], chunks_of("owl", "otter")))
     assert len({request.sampling.seed for request in requests}) == 10
     assert all(0 <= request.sampling.seed < 2**31 for request in requests)
 
 
 def test_every_strategy_has_an_id_of_its_own():
-    planner = Planner(GenerateSettings(templates=[PROPOSE]), MODEL)
-    (chunk,) = chunks_of("owl")
-    (proposal,) = planner.initial([chunk])
+    plan = plan_of([PROPOSE], chunks_of("owl"))
     ids = {}
     for answer in ("## Read it aloud twice", "## Read it aloud thrice", "1. Read it aloud twice"):
-        ids[answer] = [request.request_id for request in planner.follow_ups(proposal, answer, "stop", chunk)]
+        ids[answer] = [request.request_id for request in follow_ups(plan, answer)]
     first, second, same = ids.values()
     assert len(set(first) | set(second)) == 2 * PROPOSE.replicates
     assert first == same
 
 
 def test_the_strategy_that_a_cut_went_through_is_not_applied():
-    planner = Planner(GenerateSettings(templates=[PROPOSE]), MODEL)
-    (chunk,) = chunks_of("owl")
-    (proposal,) = planner.initial([chunk])
+    plan = plan_of([PROPOSE], chunks_of("owl"))
     answer = "## Read it aloud twice\n## Draw a map of the"
-    cut = [request.strategy for request in planner.follow_ups(proposal, answer, "length", chunk)]
+    cut = [request.strategy for request in follow_ups(plan, answer, "length")]
     assert set(cut) == {"Read it aloud twice"}
-    assert list(planner.follow_ups(proposal, "## Draw a map of the", "length", chunk)) == []
+    assert follow_ups(plan, "## Draw a map of the", "length") == []
 
 
 def test_applications_have_a_budget_of_their_own_that_no_proposal_depends_on():
-    (chunk,) = chunks_of("owl")
-
     def budgets(**changes):
         use = PROPOSE.model_copy(update={"replicates": 1, **changes})
-        planner = Planner(GenerateSettings(templates=[use]), MODEL)
-        (proposal,) = planner.initial([chunk])
-        (application,) = planner.follow_ups(proposal, "## Read it aloud twice", "stop", chunk)
+        plan = plan_of([use], chunks_of("owl"))
+        (proposal,), (application,) = initial(plan), follow_ups(plan, "## Read it aloud twice")
         return {request.request_id: request.sampling.max_tokens for request in (proposal, application)}
 
     base, longer = budgets(max_tokens=64, apply_max_tokens=128), budgets(max_tokens=64, apply_max_tokens=512)
@@ -161,21 +175,42 @@ def test_applications_have_a_budget_of_their_own_that_no_proposal_depends_on():
 @settings(deadline=None)
 @given(order=st.permutations(list(TEXTS)))
 def test_the_order_of_chunks_changes_no_id(order):
-    planner = Planner(GenerateSettings(templates=SHIPPED), MODEL)
-
     def ids(names):
-        return {request.request_id for request in planner.initial(chunks_of(*names))}
+        return {request.request_id for request in initial(plan_of(SHIPPED, chunks_of(*names)))}
 
     assert ids(order) == ids(TEXTS)
     assert len(ids(order)) == 3 * (2 + 1 + 1)
+
+
+def blake(payload: str) -> int:
+    return int(hashlib.blake2b(payload.encode(), digest_size=16).hexdigest(), 16)
 
 
 def test_the_id_of_a_request_is_the_documented_hash(tmp_path):
     """A ledger lives for years: what its ids are made of may not change unnoticed."""
     source = "---\nversion: 1\nanswer: text\n---\nText:\n{{ text }}\n\nRetell.\n"
     template_hash = hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
-    payload = f'["{template_hash}",{{"text":"{TEXTS["owl"]}"}},["tiny","r1"],[0.7,0.95,256,0],0]'
-    assert address(tmp_path) == {hashlib.blake2b(payload.encode(), digest_size=16).hexdigest()}
+    recipe = f'["recipe","{template_hash}",{{}},["tiny","r1"],[0.7,0.95,256,0]]'
+    parts = [f"text\0{TEXTS['owl']}", recipe, '["replicate",0]']
+    key = blake(parts[0]) ^ blake(parts[1]) ^ blake(parts[2])
+    assert address(tmp_path) == {f"{key:032x}"}
+    plan = plan_of([PROPOSE.model_copy(update={"replicates": 1})], chunks_of("owl"))
+    (application,) = follow_ups(plan, "## Read it aloud twice")
+    parts[1], strategy = '["strategy","Read it aloud twice"]', application.recipe.key
+    assert application.key == blake(parts[0]) ^ blake(parts[1]) ^ blake(parts[2]) ^ strategy
+
+
+def test_a_thousand_requests_of_every_kind_have_keys_of_their_own():
+    """Texts, titles and strategies that say the same are still different parts of a request."""
+    words = [f"Read it aloud {n} times" for n in range(8)]
+    chunks = [{"chunk_id": f"{t} {n}", "text": t, "title": n} for t in words for n in words]
+    uses = [PROPOSE, TemplateUse(template="paraphrase", replicates=3), TemplateUse(template="questions")]
+    plan = plan_of(uses, chunks)
+    answer = "\n".join(f"## {word}" for word in words)
+    rows = [row for chunk in range(0, len(chunks), len(words)) for row in plan.follow_ups(chunk, 0, answer, "stop")]
+    keys = [*plan.initial()["key"].unique(), *(row[0] for row in rows)]
+    assert len(keys) == len(words) * (1 + 3 + 1 + PROPOSE.num_items * PROPOSE.replicates)
+    assert len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize(

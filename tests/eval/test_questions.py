@@ -229,3 +229,14 @@ def test_the_texts_of_an_evaluation_are_all_its_sets_in_full(tmp_path):
 
 def test_without_gold_questions_the_other_sets_are_left():
     assert evaluation_texts(None).keys() == {"general_questions", "few_shot", "general_text", "docstrings"}
+
+
+def test_the_evaluation_shows_the_questions_and_lines_of_local_tasks(tmp_path):
+    asked, read = tmp_path / "asked.jsonl", tmp_path / "read.txt"
+    asked.write_text('{"question": "Who fed the heron?", "answer": "Tamsin"}\n\n')
+    read.write_text("A heron stood here.\n\nIt left.\n")
+    texts = evaluation_texts(None, {"one": str(asked), "two": str(read)})
+    assert (texts["one"], texts["two"]) == (["Who fed the heron?"], ["A heron stood here.", "It left."])
+    asked.write_text("nothing")
+    with pytest.raises(ValueError, match="asked.jsonl: every line of a task's file needs a 'question'"):
+        evaluation_texts(None, {"one": str(asked)})

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from active_reading.augment.filter import Chunk, FilterSettings, judge, parse_pairs
-from active_reading.augment.generate import parse_strategies
+from active_reading.augment.plan import parse_strategies
 from active_reading.prompts.render import FOLDER, Template, available_templates, load_template
 
 VALUES = {
@@ -164,7 +164,7 @@ def test_a_template_that_cannot_render_is_refused_when_it_is_loaded(tmp_path):
         ("---\n---\n{{ text }}\n", "front matter must be fields"),
         (
             "---\nversion: 1\nanswer: text\nmodel: big\n---\n{{ text }}\n",
-            "unknown field 'model'.*answer, examples, version",
+            "unknown field 'model'.*answer, examples, schema, version",
         ),
         ("---\nanswer: text\n---\n{{ text }}\n", "needs 'version'"),
         ("---\nversion: one\nanswer: text\n---\n{{ text }}\n", "needs 'version'"),

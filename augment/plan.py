@@ -1,0 +1,340 @@
+"""The plan: which requests a study makes of its chunks, as a table.
+
+A request is addressed by what determines its answer: chunk text, template source, strategy, model and revision,
+sampling, replicate (`keys.py`). Millions of them are rows of numbers; a prompt is rendered when its turn comes.
+NOT covered: what is asked and when (`generate.py`).
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from active_reading.augment.endpoint import EndpointSettings
+from active_reading.augment.engine import Sampling
+from active_reading.augment.json_answers import plain_answer
+from active_reading.augment.keys import KEY, part_key, request_id, text_keys
+from active_reading.augment.ledger import Ledger
+from active_reading.augment.limits import BudgetSettings, PriceSettings
+from active_reading.prompts.render import Template, load_template
+
+
+class TemplateUse(BaseModel):
+    """How often one template is asked, and how."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    template: str = Field(description="name of a shipped template, or a path to a .j2 file")
+    replicates: int = Field(1, ge=1, description="answers per chunk (and strategy)")
+    max_tokens: int = Field(
+        256, ge=8, description="longer answers are cut: their whole questions or strategies are used"
+    )
+    num_items: int = Field(4, ge=1, description="questions or strategies to ask for")
+    apply: str | None = Field(None, description="for strategies: the template that applies each of them")
+    apply_max_tokens: int = Field(256, ge=8, description="for strategies: max_tokens of the applications")
+
+
+class GenerateSettings(BaseModel):
+    """What the generator is asked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    engine: Literal["vllm", "endpoint", "echo"] = "vllm"
+    endpoint: EndpointSettings | None = Field(None, description="for engine: endpoint")
+    temperature: float = Field(0.7, ge=0, le=2)
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="below 1 the vocabulary is sorted at every token: slow on a CPU"
+    )
+    seed: int = 0
+    max_model_len: int = Field(2048, ge=128, description="context of the engine, prompt and answer, in tokens")
+    template_folder: str = Field("", description="a folder of .j2 files, which go before the shipped ones")
+    max_num_seqs: int = Field(96, ge=1, description="sequences that the engine runs side by side")
+    tensor_parallel: int = Field(1, ge=1, description="GPUs that share one model (vllm)")
+    data_parallel: int = Field(1, ge=1, description="engines side by side, each on GPUs of its own (vllm)")
+    budget: BudgetSettings = BudgetSettings()
+    prices: PriceSettings = PriceSettings()
+    templates: list[TemplateUse] = [
+        TemplateUse(template="paraphrase", replicates=2),
+        TemplateUse(template="questions", replicates=2),
+        TemplateUse(template="propose_strategies", num_items=3, max_tokens=128, apply="apply_strategy"),
+    ]
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Self:
+        if (self.engine == "endpoint") != (self.endpoint is not None):
+            raise ValueError("engine=endpoint and a section 'endpoint' go together: give both or none")
+        if self.engine != "vllm" and (self.tensor_parallel > 1 or self.data_parallel > 1):
+            raise ValueError(f"tensor_parallel and data_parallel are of vllm, and engine={self.engine}")
+        if self.budget.money is not None and not any(self.prices.model_dump().values()):
+            raise ValueError("budget.money needs prices: give machine_per_hour or the prices of tokens")
+        return self
+
+    @property
+    def max_in_flight(self) -> int:
+        """Requests that the engine is given at once: twice what runs side by side, so that it never waits."""
+        return 2 * self.max_num_seqs * self.data_parallel
+
+    def how(self) -> dict[str, Any]:
+        """The settings without those that change no answer."""
+        apart = {
+            "max_num_seqs",
+            "tensor_parallel",
+            "data_parallel",
+            "budget",
+            "prices",
+            "endpoint",
+            "template_folder",
+        }
+        return self.model_dump(exclude=apart)
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which weights answer: a name for people and a hash of their content."""
+
+    name: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to ask about a chunk: everything that determines the answers but the chunk, the strategy and the
+    replicate."""
+
+    use: TemplateUse
+    template: Template
+    applies: bool  # a strategy that another recipe's answer proposes
+    max_tokens: int
+    key: int
+    told: tuple[str, ...]  # what the template tells of the chunk: names of its columns
+
+    @property
+    def proposes(self) -> bool:
+        return self.use.apply is not None and not self.applies
+
+    @property
+    def replicates(self) -> int:
+        return 1 if self.proposes else self.use.replicates
+
+
+@dataclass(frozen=True)
+class Request:
+    """One planned question to the engine."""
+
+    key: int
+    chunk_id: str
+    recipe: Recipe
+    values: dict[str, Any]
+    strategy: str | None
+    replicate: int
+    sampling: Sampling
+
+    @property
+    def request_id(self) -> str:
+        return request_id(self.key)
+
+    @property
+    def template(self) -> Template:
+        return self.recipe.template
+
+
+class Planner:
+    """Knows the recipes of a study; raises ValueError where its templates do not go together."""
+
+    def __init__(self, settings: GenerateSettings, model: ModelIdentity) -> None:
+        self.settings = settings
+        self.model = model
+        self.templates: dict[str, Template] = {}
+        self.recipes: list[Recipe] = []
+        for use in settings.templates:
+            for name in (use.template, use.apply):
+                if name is not None:
+                    self.templates[name] = load_template(name, settings.template_folder)
+            self._check(use)
+            self.recipes.append(self._recipe(use, use.template, use.max_tokens))
+            if use.apply is not None:
+                self.recipes.append(self._recipe(use, use.apply, use.apply_max_tokens))
+        self._check_names()
+
+    def _recipe(self, use: TemplateUse, name: str, max_tokens: int) -> Recipe:
+        template, drawn = self.templates[name], self.settings
+        # Only what the template uses decides the key: a renamed file keeps its answers.
+        fixed = {"num_items": use.num_items} if "num_items" in template.variables else {}
+        key = part_key(
+            "recipe",
+            template.hash,
+            fixed,
+            [self.model.name, self.model.revision],
+            [drawn.temperature, drawn.top_p, max_tokens, drawn.seed],
+        )
+        told = tuple(sorted(template.variables - {"num_items", "strategy"}))
+        return Recipe(use, template, template.needs_strategy, max_tokens, key, told)
+
+    def _check(self, use: TemplateUse) -> None:
+        template = self.templates[use.template]
+        if template.needs_strategy:
+            raise ValueError(f"template '{use.template}' needs a strategy: name it in 'apply' of another one")
+        if template.answer == "strategies" and use.apply is None:
+            raise ValueError(f"template '{use.template}' proposes strategies: name in 'apply' what applies them")
+        if template.answer != "strategies" and use.apply is not None:
+            raise ValueError(
+                f"generate.templates: 'apply' goes with a template whose answer is strategies, "
+                f"and '{use.template}' answers {template.answer}"
+            )
+        if use.apply is not None and not self.templates[use.apply].needs_strategy:
+            raise ValueError(f"template '{use.apply}' does not use 'strategy' and cannot apply one")
+
+    def _check_names(self) -> None:
+        """Rows, counts and the card tell templates apart by name alone."""
+        hashes: dict[str, str] = {}
+        for template in self.templates.values():
+            if template.name == "chunk":
+                raise ValueError(
+                    "a template cannot be named 'chunk', which marks the documents' own text: rename it"
+                )
+            if hashes.setdefault(template.name, template.hash) != template.hash:
+                raise ValueError(f"two different templates are named '{template.name}': rename one of the files")
+
+
+def parse_strategies(text: str) -> list[str]:
+    """Strategies in a model's answer: headings or list items, in order, without repeats."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        match = re.match(r"\s*(?:#+|[-*]|\d+[.)])\s*(.+)", line)
+        strategy = match.group(1).replace("**", "").strip(" *#:") if match else ""
+        if len(strategy.split()) >= 3:
+            found.setdefault(strategy.casefold(), strategy)
+    return list(found.values())
+
+
+# The plan as a table, in the order of asking. Of one key there may be several rows: the same text in two chunks.
+PLAN: dict[str, Any] = {
+    "key": KEY,
+    "chunk": pl.UInt32,  # row of the chunks
+    "recipe": pl.UInt16,  # place in the planner's recipes
+    "place": pl.UInt16,  # of the strategy in the answer that proposes it
+    "replicate": pl.UInt32,
+    "strategy": pl.String,
+}
+
+
+class Work(NamedTuple):
+    """What a plan asks for, and what of it is still to do."""
+
+    table: pl.DataFrame  # all rows of the plan
+    num_planned: int  # requests, each counted once
+    missing: pl.DataFrame  # rows of those that have no answer yet, once each
+    answered: pl.Series  # keys of all answers in the ledger, the plan's or not
+
+
+class Plan:
+    """The requests that a planner's recipes make of a table of chunks."""
+
+    def __init__(self, planner: Planner, chunks: pl.DataFrame) -> None:
+        self.planner = planner
+        heading = pl.col("heading").fill_null("") if "heading" in chunks.columns else pl.lit("")
+        self.chunks = chunks.with_columns(heading=heading)
+        self._told: dict[tuple[str, ...], pl.Series] = {}
+        for recipe in planner.recipes:
+            if recipe.told not in self._told:
+                texts = {name: text_keys(name, chunks[name]) for name in recipe.told}
+                self._told[recipe.told] = _xor(list(texts.values()))
+        self._strategies: dict[str, int] = {}
+
+    def initial(self) -> pl.DataFrame:
+        """Requests that depend on nothing but the chunk, chunk by chunk."""
+        told = list(self._told)
+        asked = [
+            (place, replicate, told.index(recipe.told), recipe.key ^ part_key("replicate", replicate))
+            for place, recipe in enumerate(self.planner.recipes)
+            if not recipe.applies
+            for replicate in range(recipe.replicates)
+        ]
+        schema: dict[str, Any] = {"recipe": pl.UInt16, "replicate": pl.UInt32, "told": pl.UInt16, "how": KEY}
+        recipes = pl.LazyFrame(asked, schema=schema, orient="row")
+        keys = {f"told {number}": series for number, series in enumerate(self._told.values())}
+        chunks = pl.LazyFrame(keys).with_row_index("chunk") if keys else pl.LazyFrame(schema={"chunk": pl.UInt32})
+        key = pl.lit(None, dtype=KEY)
+        for number, name in enumerate(keys):
+            key = pl.when(pl.col("told") == number).then(pl.col(name) ^ pl.col("how")).otherwise(key)
+        nothing = pl.lit(None, dtype=pl.String)
+        table = chunks.join(recipes, how="cross", maintain_order="left_right").with_columns(
+            key=key, place=pl.lit(0, dtype=pl.UInt16), strategy=nothing
+        )
+        return table.select(PLAN.keys()).collect()
+
+    def follow_ups(self, chunk: int, recipe: int, answer: str, finish_reason: str | None) -> list[tuple[Any, ...]]:
+        """Rows of the requests that apply the strategies in an answer of `recipe`; none for other recipes."""
+        proposing = self.planner.recipes[recipe]
+        if not proposing.proposes:
+            return []
+        if proposing.template.schema:
+            answer = plain_answer(answer)
+        elif finish_reason != "stop":  # the cut went through the last line
+            answer = answer.rpartition("\n")[0]
+        applying = self.planner.recipes[recipe + 1]
+        told = applying.key ^ self._told[applying.told].item(chunk)
+        return [
+            (
+                told ^ part_key("strategy", strategy) ^ part_key("replicate", number),
+                chunk,
+                recipe + 1,
+                place,
+                number,
+                strategy,
+            )
+            for place, strategy in enumerate(parse_strategies(answer)[: proposing.use.num_items])
+            for number in range(applying.replicates)
+        ]
+
+    def complete(self, ledger: Ledger) -> pl.DataFrame:
+        """All requests that are known by now: the initial ones, and what follows from the ledger's answers."""
+        table = self.initial()
+        proposing = [place for place, recipe in enumerate(self.planner.recipes) if recipe.proposes]
+        proposals = table.filter(pl.col("recipe").is_in(proposing))
+        if not proposals.height:
+            return table
+        answers = ledger.rows_of(proposals).filter(pl.col("error").is_null()).select("key", "text", "finish_reason")
+        answered = proposals.join(answers, on="key").select("chunk", "recipe", "text", "finish_reason")
+        follow_ups = self.table(row for answer in answered.iter_rows() for row in self.follow_ups(*answer))
+        return pl.concat([table, follow_ups]).sort("chunk", "recipe", "place", "replicate")
+
+    def missing(self, ledger: Ledger) -> "Work":
+        """The plan, and what of it the ledger does not answer."""
+        table = self.complete(ledger)
+        distinct = table.unique("key", keep="first", maintain_order=True)
+        answered = ledger.answered()
+        missing = distinct.join(answered.to_frame(), on="key", how="anti", maintain_order="left")
+        return Work(table, distinct.height, missing, answered)
+
+    def table(self, rows: Iterable[tuple[Any, ...]]) -> pl.DataFrame:
+        return pl.DataFrame(list(rows), schema=PLAN, orient="row")
+
+    def requests(self, table: pl.DataFrame) -> Iterator[Request]:
+        """The requests of a plan's rows, made one by one as they are taken."""
+        for row in table.iter_rows():
+            yield self.request(*row)
+
+    def request(self, key: int, chunk: int, recipe: int, _: int, replicate: int, strategy: str | None) -> Request:
+        asked, drawn = self.planner.recipes[recipe], self.planner.settings
+        told = self.chunks.row(chunk, named=True)
+        values = {name: told[name] for name in asked.told}
+        if "num_items" in asked.template.variables:
+            values["num_items"] = asked.use.num_items
+        if strategy is not None:
+            values["strategy"] = strategy
+        seed = int(request_id(key)[:7], 16)
+        schema = json.dumps(asked.template.schema) if asked.template.schema else None
+        sampling = Sampling(drawn.temperature, drawn.top_p, asked.max_tokens, seed, schema)
+        return Request(key, told["chunk_id"], asked, values, strategy, replicate, sampling)
+
+
+def _xor(keys: list[pl.Series]) -> pl.Series:
+    combined = keys[0]
+    for series in keys[1:]:
+        combined = combined ^ series
+    return combined

@@ -1,0 +1,326 @@
+"""Speed of the generate stage against bare vLLM, distilabel and datatrove; how much of the prompts caching serves.
+
+    python tests/benchmarks/generation.py [--quick] [--model FOLDER_OR_ID] [--peers FOLDER]
+
+Ten templates per chunk of the demo's documents, on one engine: the whole stage (plan, templates, ledger, the check
+of its counts, the filter) and `vllm.LLM.chat` on the same messages and sampling, in turn (A B B A ...), the cache
+emptied before each; generated tokens a second, median of the ratios of neighbours. The stage's own order against a
+shuffled one, with a cache that holds a part of the corpus, as it is wherever a corpus is large.
+Peers run on the same messages in environments of their own, `FOLDER/distilabel` and `FOLDER/datatrove`:
+
+    python -m venv FOLDER/distilabel && FOLDER/distilabel/bin/pip install distilabel[vllm]
+    python -m venv FOLDER/datatrove && FOLDER/datatrove/bin/pip install datatrove[inference]
+
+On a GPU: python tests/benchmarks/generation.py --model Qwen/Qwen3-0.6B --chunks 2000
+The last line of standard output is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from active_reading.augment.chunk import ChunkSettings, chunk_documents
+from active_reading.augment.engine import Engine, VllmEngine
+from active_reading.augment.filter import FilterSettings, filter_generations
+from active_reading.augment.funnel import check_requests, request_counts
+from active_reading.augment.generate import generate
+from active_reading.augment.ingest import IngestSettings, read_documents
+from active_reading.augment.ledger import Ledger
+from active_reading.augment.plan import GenerateSettings, ModelIdentity, Plan, Planner, TemplateUse
+from active_reading.flows.models import resolve_model
+from active_reading.flows.settings import DEFAULT_MODEL, DEMO
+from active_reading.prompts.render import load_template
+from active_reading.train.load import load_tokenizer
+
+WAYS = [
+    "Say the same in other words.",
+    "Say it as a teacher would.",
+    "Retell it as a news report.",
+    "Write it as a short letter.",
+    "Explain it to a child.",
+    "Turn it round: begin with the last fact.",
+    "Write it as notes in full sentences.",
+    "Retell it in the first person plural.",
+    "Say what matters most in it, then the rest.",
+    "Write a summary with all names and numbers.",
+]
+IDENTITY = ModelIdentity("benchmark", "1")
+SHARED_BLOCK = 32  # tokens
+MAX_MODEL_LEN = 1024
+
+
+def main() -> None:
+    arguments = _arguments()
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    folder = resolve_model(arguments.model).folder
+    if arguments.hits:
+        print(json.dumps(cache_hits(folder, arguments.hits, arguments.max_num_seqs)))
+        return
+    num_chunks = arguments.chunks or (4 if arguments.quick else 24)
+    rounds = arguments.rounds or (3 if arguments.quick else 5)
+    command = [sys.executable, __file__, "--model", str(folder), "--max-num-seqs", str(arguments.max_num_seqs)]
+    done = subprocess.run([*command, "--hits", "80"], check=True, capture_output=True, text=True)
+    hits = json.loads(done.stdout.strip().splitlines()[-1])
+    print(hits, flush=True)
+    chunks = demo_chunks(folder, num_chunks)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        settings = ten_templates(work, with_examples=True, max_num_seqs=arguments.max_num_seqs)
+        import vllm
+
+        llm = bare_engine(vllm, str(folder), arguments.max_num_seqs)
+        engine = our_engine(vllm, llm, str(folder), arguments.max_num_seqs)
+        ratios, speeds, cpu_ratios = compare(llm, engine, chunks, settings, work, rounds)
+        messages = [request["messages"] for request in asked(engine, chunks, settings)]
+        (work / "messages.json").write_text(json.dumps(messages), encoding="utf-8")
+        del engine
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        peers = {
+            name: run_peer(name, arguments.peers, work / "messages.json", str(folder), arguments.max_num_seqs)
+            for name in ("distilabel", "datatrove")
+        }
+    ours = statistics.median(speeds["stage"])
+    result = {
+        "over_bare_vllm": round(statistics.median(ratios), 3),
+        "prefix_hit_share": hits["examples first, chunks of 96, by chunk"],
+        **{
+            f"over_{name}": round(ours / peer["tokens_per_second"], 3) if "tokens_per_second" in peer else None
+            for name, peer in peers.items()
+        },
+        "over_bare_vllm_cpu_time": round(statistics.median(cpu_ratios), 3),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "tokens_per_second": {name: [round(speed, 1) for speed in values] for name, values in speeds.items()},
+        "hit_shares": hits,
+        "peers": peers,
+        "requests": 10 * num_chunks,
+    }
+    print(json.dumps(result))
+
+
+def demo_chunks(model: Path, wanted: int, max_tokens: int = 96) -> pl.DataFrame:
+    documents, _ = read_documents(IngestSettings(path=str(DEMO / "documents")))
+    chunks = chunk_documents(documents, load_tokenizer(model), ChunkSettings(max_tokens=max_tokens))
+    titles = documents.select("document_id", "title")
+    return chunks.join(titles, on="document_id", maintain_order="left")[:wanted]
+
+
+def ten_templates(folder: Path, with_examples: bool, max_num_seqs: int) -> GenerateSettings:
+    """Ten ways to retell; the examples of the shipped paraphrase first, or the document first and no example."""
+    shipped = load_template("paraphrase").source
+    uses = []
+    for number, way in enumerate(WAYS):
+        source = shipped.replace(WAYS[0], way)
+        if not with_examples:
+            source = "---\nversion: 1\nanswer: text\n---\n" + source.split("---\n")[2]
+        path = folder / f"{'examples' if with_examples else 'document'}_{number}.j2"
+        path.write_text(source, encoding="utf-8")
+        uses.append(TemplateUse(template=str(path), max_tokens=48))
+    return GenerateSettings(templates=uses, max_num_seqs=max_num_seqs, max_model_len=MAX_MODEL_LEN)
+
+
+def bare_engine(vllm: Any, model: str, max_num_seqs: int) -> Any:
+    """`vllm.LLM` with the arguments that our engine gives to vLLM, and a cache that holds a part of the corpus."""
+    taken = {}
+
+    def take(arguments: Any) -> Any:
+        taken.update({name: getattr(arguments, name) for name in ("dtype", "enforce_eager", "block_size")})
+        taken["enable_chunked_prefill"] = arguments.enable_chunked_prefill
+        taken["max_num_batched_tokens"] = arguments.max_num_batched_tokens
+        raise Taken
+
+    real, vllm.LLMEngine.from_engine_args = vllm.LLMEngine.from_engine_args, staticmethod(take)
+    try:
+        VllmEngine(model, MAX_MODEL_LEN, max_num_seqs, 0)
+    except Taken:
+        pass
+    finally:
+        vllm.LLMEngine.from_engine_args = real
+    blocks = (max_num_seqs + 8) * 384 // SHARED_BLOCK
+    return vllm.LLM(
+        model=model,
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=max_num_seqs,
+        num_gpu_blocks_override=blocks,
+        disable_log_stats=True,
+        **taken,
+    )
+
+
+class Taken(Exception):
+    """The arguments are known, and no engine is needed."""
+
+
+def our_engine(vllm: Any, llm: Any, model: str, max_num_seqs: int) -> VllmEngine:
+    """Our engine around the very engine of `llm`: both sides compute on the same weights and the same cache."""
+    real, vllm.LLMEngine.from_engine_args = vllm.LLMEngine.from_engine_args, lambda _: llm.llm_engine
+    try:
+        engine = VllmEngine(model, MAX_MODEL_LEN, max_num_seqs, 0)
+    finally:
+        vllm.LLMEngine.from_engine_args = real
+    engine.close = lambda: None  # type: ignore[method-assign]
+    return engine
+
+
+def asked(engine: VllmEngine, chunks: pl.DataFrame, settings: GenerateSettings) -> list[dict[str, Any]]:
+    plan = Plan(Planner(settings, IDENTITY), chunks)
+    return [
+        {"messages": request.template.messages(**request.values), "parameters": engine.parameters(request.sampling)}
+        for request in plan.requests(plan.initial())
+    ]
+
+
+def compare(
+    llm: Any, engine: Engine, chunks: pl.DataFrame, settings: GenerateSettings, work: Path, rounds: int
+) -> tuple[list[float], dict[str, list[float]], list[float]]:
+    """Ratios of tokens a second, the speeds, and ratios of tokens a CPU second (which others disturb less)."""
+    speeds: dict[str, list[float]] = {"bare": [], "stage": []}
+    ratios, cpu_ratios = [], []
+    requests = asked(engine, chunks[:2], settings)  # type: ignore[arg-type]
+    chat(llm, requests)  # warm
+    requests = asked(engine, chunks, settings)  # type: ignore[arg-type]
+    for number in range(rounds):
+        sides = ["bare", "stage"] if number % 2 == 0 else ["stage", "bare"]
+        now, cpu = {}, {}
+        for side in sides:
+            llm.reset_prefix_cache()
+            began, cpu_began = time.perf_counter(), time.process_time()
+            if side == "bare":
+                tokens = sum(len(output.outputs[0].token_ids) for output in chat(llm, requests))
+            else:
+                tokens = whole_stage(engine, chunks, settings, work / f"ledger-{number}")
+            now[side] = tokens / (time.perf_counter() - began)
+            cpu[side] = tokens / (time.process_time() - cpu_began)
+            speeds[side].append(now[side])
+        ratios.append(now["stage"] / now["bare"])
+        cpu_ratios.append(cpu["stage"] / cpu["bare"])
+        print(f"round {number}: {now} tokens/s; {cpu} tokens a CPU second", flush=True)
+    return ratios, speeds, cpu_ratios
+
+
+def chat(llm: Any, requests: list[dict[str, Any]]) -> Any:
+    messages = [request["messages"] for request in requests]
+    return llm.chat(messages, [request["parameters"] for request in requests], use_tqdm=False)
+
+
+def whole_stage(engine: Engine, chunks: pl.DataFrame, settings: GenerateSettings, ledger: Path) -> int:
+    made = generate(chunks, settings, IDENTITY, Ledger(ledger), lambda: engine, lambda *_: None)
+    check_requests(request_counts(made.rows, made.num_planned))
+    answers = {name: "text" for name in made.rows["template"].unique()}
+    filter_generations(made.rows, answers, chunks, FilterSettings())
+    return int(made.rows["completion_tokens"].sum())
+
+
+def cache_hits(model: Path, num_chunks: int, max_num_seqs: int) -> dict[str, float]:
+    """Share of prompt tokens that were cached, for prompts in the stage's order and shuffled.
+
+    The share depends on tokens, order and the size of the cache alone, so that a model of one narrow layer, with
+    the tokenizer of the real one, gives it in seconds. The cache has room for what runs and eight prompts more.
+    """
+    import vllm
+
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        llm = bare_engine(vllm, str(narrow_model(model, work)), max_num_seqs)
+        engine = our_engine(vllm, llm, str(work / "narrow"), max_num_seqs)
+        shares = {}
+        for with_examples, form in ((True, "examples first"), (False, "document first")):
+            for max_tokens in (96, 256):
+                chunks = demo_chunks(model, num_chunks, max_tokens)
+                requests = asked(engine, chunks, ten_templates(work, with_examples, max_num_seqs))
+                for request in requests:
+                    request["parameters"].max_tokens = 1
+                for order in ("by chunk", "shuffled"):
+                    if order == "shuffled":
+                        random.Random(0).shuffle(requests)
+                    llm.reset_prefix_cache()
+                    outputs = chat(llm, requests)
+                    cached = sum(output.num_cached_tokens for output in outputs)
+                    prompt = sum(len(output.prompt_token_ids) for output in outputs)
+                    shares[f"{form}, chunks of {max_tokens}, {order}"] = round(cached / prompt, 3)
+        return shares
+
+
+def narrow_model(model: Path, folder: Path) -> Path:
+    """A random model of one layer with the tokenizer of `model`."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = load_tokenizer(model)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=1,
+        head_dim=32, max_position_embeddings=MAX_MODEL_LEN, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder / "narrow")
+    tokenizer.save_pretrained(folder / "narrow")
+    return folder / "narrow"
+
+
+PEERS = {
+    "distilabel": """
+from distilabel.models.llms.vllm import vLLM
+import vllm
+llm = vLLM(model=model, extra_kwargs=engine)
+llm.load()
+def run(messages):
+    outputs = llm.generate_outputs([(each, None) for each in messages], max_new_tokens=48, temperature=0.7)
+    return sum(sum(output["statistics"]["output_tokens"]) for output in outputs)
+""",
+    "datatrove": """
+from datatrove.pipeline.inference.run_inference import InferenceRunner
+raise ImportError("needs `vllm serve` in a process of its own")
+""",
+}
+FRAME = """
+import json, sys, time
+messages = json.load(open(sys.argv[1]))
+model, engine = sys.argv[2], json.loads(sys.argv[3])
+{code}
+run(messages[:8])
+began = time.perf_counter()
+tokens = run(messages)
+print(json.dumps({{"tokens_per_second": round(tokens / (time.perf_counter() - began), 1), "tokens": tokens}}))
+"""
+
+
+def run_peer(name: str, peers: Path | None, messages: Path, model: str, max_num_seqs: int) -> dict[str, Any]:
+    """The peer's tokens a second, or why it did not run."""
+    python = peers / name / "bin" / "python" if peers else None
+    if python is None or not python.is_file():
+        return {"missing": f"no environment for {name}: see --help for how to make one, and give --peers FOLDER"}
+    engine = {
+        "max_model_len": MAX_MODEL_LEN,
+        "max_num_seqs": max_num_seqs,
+        "dtype": "float32",
+        "enforce_eager": True,
+    }
+    command = [str(python), "-c", FRAME.format(code=PEERS[name]), str(messages), model, json.dumps(engine)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return {"error": done.stderr.strip().splitlines()[-1]}
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="under ten minutes on two CPU cores")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--chunks", type=int, help="chunks whose ten requests are timed")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--max-num-seqs", type=int, default=32)
+    parser.add_argument("--hits", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--peers", type=Path, help="folder of the peers' environments")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
