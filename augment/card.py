@@ -222,7 +222,8 @@ def _decontamination(counts: dict[str, dict[str, int]] | None) -> list[str]:
     return [
         f"Removed is every text with {NGRAM_WORDS} words in a row of an evaluation text, or all of a shorter one. "
         "Chunks of the documents may quote a gold question in part, and fall only where they hold all of it; so do "
-        "titles, which stand in prompts: an id is there instead. Tasks whose items come from the hub are not checked.",
+        "titles, which stand in prompts: an id is there instead. Tasks whose items come from the hub are not "
+        "checked.",
         _table(("evaluation set", "texts", "removed", "removed_chunks", "hidden_titles"), lines, headings),
     ]
 
