@@ -241,9 +241,8 @@ class Plan:
         self._told: dict[tuple[str, ...], pl.Series] = {}
         for recipe in planner.recipes:
             if recipe.told not in self._told:
-                texts = {name: text_keys(name, chunks[name]) for name in recipe.told}
+                texts = {name: text_keys(name, self.chunks[name]) for name in recipe.told}
                 self._told[recipe.told] = _xor(list(texts.values()))
-        self._strategies: dict[str, int] = {}
 
     def initial(self) -> pl.DataFrame:
         """Requests that depend on nothing but the chunk, chunk by chunk."""

@@ -182,6 +182,16 @@ def test_the_order_of_chunks_changes_no_id(order):
     assert len(ids(order)) == 3 * (2 + 1 + 1)
 
 
+def test_a_template_may_tell_the_heading_of_chunks_that_have_none(tmp_path):
+    path = write_template(tmp_path / "mine.j2", "{{ heading }}\n{{ text }}\n\nRetell.")
+    (chunk,) = chunks_of("owl")
+    told = [{**chunk, "heading": heading} for heading in (None, "", "Birds")]
+    ids = [request.request_id for request in initial(plan_of([TemplateUse(template=path)], told))]
+    assert ids[0] == ids[1] != ids[2]
+    (bare,) = initial(plan_of([TemplateUse(template=path)], [chunk]))
+    assert (bare.request_id, bare.values["heading"]) == (ids[0], "")
+
+
 def blake(payload: str) -> int:
     return int(hashlib.blake2b(payload.encode(), digest_size=16).hexdigest(), 16)
 

@@ -289,7 +289,8 @@ def test_a_title_or_strategy_that_asks_a_gold_question_is_in_no_prompt_of_the_da
     lake = folder / "documents" / "lake.txt"
     lake.rename(lake.with_name("how-deep-is-lake-umbrosel.txt"))
     ask(folder, "How deep is Lake Umbrosel?", "Read it backwards!")  # the echo proposes to read it backwards
-    dataset = run_plain(study_in(folder, tiny_model, "dedupe.threshold=1"), "export")
+    # With other seeds the echo's few texts of a chunk may be the same, and those of a strategy fall as duplicates.
+    dataset = run_plain(study_in(folder, tiny_model, "dedupe.threshold=1", "generate.seed=1"), "export")
     rows = pl.read_parquet(dataset / "data/text/*.parquet")
     mine = rows.filter(pl.col("source").str.contains("umbrosel"))
     assert mine.height > 1, "facts may be learned"

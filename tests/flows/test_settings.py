@@ -151,7 +151,7 @@ def test_an_unknown_key_like_no_other_is_named_without_a_guess(tmp_path):
     ("text", "expected"),
     [
         ("generate: {temperature: 3}", "generate.temperature=3: input should be less than or equal to 2"),
-        ("generate: {engine: gpt}", "generate.engine='gpt': input should be 'vllm' or 'echo'"),
+        ("generate: {engine: gpt}", "generate.engine='gpt': input should be 'vllm', 'endpoint' or 'echo'"),
         ("train: {methods: [full, qlora]}", "train.methods.1='qlora': input should be 'full', 'lora' or 'memory'"),
         ("train: {methods: []}", "train.methods=[]: list should have at least 1 item"),
         ("train: {num_tokens: 99}", "train.num_tokens=99: input should be greater than or equal to 100"),
@@ -222,6 +222,8 @@ def test_every_setting_is_read_somewhere():
         "TaskUse": "use|self",
         "Study": "study|self",
         "LearningRates": "learning_rates",
+        "BudgetSettings": "budget",
+        "PriceSettings": "self",
     }
     fields = settings_fields()
     assert {("TemplateUse", "apply"), ("MemorySettings", "top_t"), ("Study", "corpus")} <= fields
