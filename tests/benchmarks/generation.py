@@ -88,7 +88,7 @@ def main() -> None:
         del llm
         peers = {
             name: run_peer(name, arguments.peers, work / "messages.json", str(folder), arguments.max_num_seqs)
-            for name in ("distilabel", "datatrove")
+            for name in PEERS
         }
     ours = statistics.median(speeds["stage"])
     result = {
@@ -274,10 +274,6 @@ llm.load()
 def run(messages):
     outputs = llm.generate_outputs([(each, None) for each in messages], max_new_tokens=48, temperature=0.7)
     return sum(sum(output["statistics"]["output_tokens"]) for output in outputs)
-""",
-    "datatrove": """
-from datatrove.pipeline.inference.run_inference import InferenceRunner
-raise ImportError("needs `vllm serve` in a process of its own")
 """,
 }
 FRAME = """

@@ -454,7 +454,7 @@ def test_a_stage_by_its_name_stops_there(tiny_model, tmp_path):
 
 def test_files_that_cannot_be_read_are_skipped_and_told(tiny_model, tmp_path, caplog):
     folder = write_project(tmp_path)
-    (folder / "documents" / "broken.txt").write_bytes(b"\xff\xfe\x00bad")
+    (folder / "documents" / "broken.txt").write_bytes(bytes(range(256)))
     assert run_plain(study_in(folder, tiny_model), "ingest")
     assert any("skipped broken.txt" in line for line in caplog.messages)
 
