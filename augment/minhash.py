@@ -12,6 +12,7 @@ a pair at the threshold with probability 0.995 in at most 128 hashes:
 What else is found costs time alone: each candidate's similarity is counted on the shingles themselves.
 """
 
+from itertools import pairwise
 from math import ceil, log, log1p
 
 import numpy as np
@@ -23,7 +24,7 @@ from active_reading.augment.shingles import I64, U32, U64
 FOUND = 0.995
 MAX_HASHES = 128
 CROWD = 16  # members of a bucket that are all compared with each other
-BLOCK = 512  # texts hashed together: their shingles stay in the processor's cache
+CACHED = 1 << 16  # shingles hashed together: they stay in the processor's cache
 KEY = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -41,27 +42,23 @@ def band_keys(values: U32, offsets: I64, banding: tuple[int, int]) -> U64:
     """(bands, N) keys: equal where all smallest hashes of a band are equal.
 
     The hashes of a shingle x are a * x modulo 2^32 for random odd a: x is a hash already, so that these behave
-    as random permutations. Each text's shingles are a column, filled up with its last one, of a block of texts
-    of about one length: the smallest of each column is then taken by vector instructions.
+    as random permutations.
     """
     bands, rows = banding
     random = np.random.default_rng(1)
     factors = random.integers(0, 2**32, bands * rows, dtype=np.uint32) | np.uint32(1)
-    size = np.diff(offsets)  # (N,)
-    keys = np.zeros((bands, len(size)), np.uint64)
-    order = np.argsort(size, kind="stable")
-    for block in _blocks(order, size):
-        longest = int(size[block[-1]])
-        place = np.minimum(np.arange(longest)[:, None], size[block] - 1) + offsets[block]
-        shingles = values[place]  # (longest, block)
+    smallest = np.empty((bands * rows, len(offsets) - 1), np.uint32)
+    cuts = np.unique([*np.searchsorted(offsets, np.arange(0, offsets[-1], CACHED)), len(offsets) - 1])
+    for start, end in pairwise(cuts):
+        shingles, places = values[offsets[start] : offsets[end]], offsets[start:end] - offsets[start]
         hashed = np.empty_like(shingles)
-        for band in range(bands):
-            key = np.full(len(block), band, np.uint64)
-            for factor in factors[band * rows : (band + 1) * rows]:
-                np.multiply(shingles, factor, out=hashed)
-                key = (key + hashed.min(axis=0)) * KEY
-                key ^= key >> np.uint64(29)
-            keys[band, block] = key
+        for place, factor in enumerate(factors):
+            np.multiply(shingles, factor, out=hashed)
+            np.minimum.reduceat(hashed, places, out=smallest[place, start:end])
+    keys = np.repeat(np.arange(bands, dtype=np.uint64)[:, None], len(offsets) - 1, axis=1)
+    for row in range(rows):
+        keys = (keys + smallest[row::rows]) * KEY
+        keys ^= keys >> np.uint64(29)
     return keys
 
 
@@ -124,14 +121,3 @@ def components(first: I64, second: I64) -> tuple[I64, I64]:
     smallest = np.full(label.max(initial=-1) + 1, len(nodes))
     np.minimum.at(smallest, label, np.arange(len(nodes)))
     return nodes, nodes[smallest[label]]
-
-
-def _blocks(order: I64, size: I64) -> list[I64]:
-    """Blocks of texts of about one length: a text may fill up to half of its column with repetition."""
-    blocks, start = [], 0
-    while start < len(order):
-        shortest = max(int(size[order[start]]), 8)
-        end = start + int(np.searchsorted(size[order[start : start + BLOCK]], 2 * shortest, side="right"))
-        blocks.append(order[start:end])
-        start = end
-    return blocks

@@ -12,7 +12,8 @@ wikitext); without it Python's own help texts. --quick: 20,000 rewrites in place
 SemHash 0.5.0 has no lexical mode: it compares embeddings, and is no peer here.
 Each program runs alone in a process of its own, in turn, from a list of texts to which have a near-duplicate
 (dedupe_peers.py says how); this one three times, of which the median counts. text-dedup gets a tenth of the rows,
-and its seconds count ten times. Which rows truly have one is computed exactly, another way (rewrites.py).
+and is compared with this project's time for those. Which rows truly have one is computed exactly, another way
+(rewrites.py).
 Recall and precision of this project: of rows among the rewrites (recall, precision), and of pairs on a planted set
 (planted_recall, planted_precision: 100,000 rows, a tenth of them copies with 0 to 6 words changed).
 The last line of standard output is one JSON object.
@@ -53,29 +54,27 @@ def main() -> None:
         for label, rows in (("all", texts), ("tenth", texts[: len(texts) // 10])):
             (folder / f"{label}.json").write_text(json.dumps(rows), encoding="utf-8")
             frame(rows).write_parquet(folder / f"{label}.parquet")
-        runs = [measure_ours(folder) for _ in range(3)]
-        seconds = {"ours": statistics.median(run["seconds"] for run in runs)}
-        flags = {"ours": np.array(runs[0]["flags"])}
-        for peer in arguments.only or PEERS:
-            result = measure_peer(peer, Path(arguments.peers), folder)
-            seconds[peer], flags[peer] = result["seconds"] * (10 if peer in TENTH else 1), np.array(result["flags"])
-            print(f"{peer}: {seconds[peer]:.2f} s", flush=True)
+        runs = {label: [measure_ours(folder, label) for _ in range(3)] for label in ("all", "tenth")}
+        ours = {label: statistics.median(run["seconds"] for run in made) for label, made in runs.items()}
+        results = {peer: measure_peer(peer, Path(arguments.peers), folder) for peer in arguments.only or PEERS}
     truth = {label: has_near(texts[: len(texts) // part]) for label, part in (("all", 1), ("tenth", 10))}
-    quality = {peer: scores(found, truth["tenth" if peer in TENTH else "all"]) for peer, found in flags.items()}
+    flags = {"ours": runs["all"][0]["flags"], **{peer: result["flags"] for peer, result in results.items()}}
+    quality = {peer: scores(np.array(found), truth[part_of(peer)]) for peer, found in flags.items()}
+    over = {peer: result["seconds"] / ours[part_of(peer)] for peer, result in results.items()}
     whole = planted(words, 100_000, seed=2)
     planted_recall, planted_precision = planted_scores(whole)
-    others = {peer: value for peer, value in seconds.items() if peer not in ("ours", "datasketch")}
-    fastest = min(others, key=lambda peer: others[peer]) if others else None
+    fastest = min((peer for peer in over if peer != "datasketch"), key=lambda peer: over[peer], default=None)
     result = {
-        "over_datasketch": round(seconds["datasketch"] / seconds["ours"], 2) if "datasketch" in seconds else None,
-        "over_fastest": round(others[fastest] / seconds["ours"], 2) if fastest else None,
+        "over_datasketch": round(over["datasketch"], 2) if "datasketch" in over else None,
+        "over_fastest": round(over[fastest], 2) if fastest else None,
         "fastest": fastest,
         "recall": quality["ours"][0],
         "precision": quality["ours"][1],
         "planted_recall": planted_recall,
         "planted_precision": planted_precision,
-        "seconds": {peer: round(value, 2) for peer, value in seconds.items()},
-        "spread": [round(run["seconds"], 2) for run in runs],
+        "over": {peer: round(ratio, 2) for peer, ratio in over.items()},
+        "seconds": {peer: round(result["seconds"], 2) for peer, result in results.items()},
+        "seconds_ours": {label: [round(run["seconds"], 2) for run in made] for label, made in runs.items()},
         "recall_and_precision": quality,
         "rows": len(texts),
         "machine": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
@@ -97,10 +96,10 @@ def run_ours(path: str) -> dict[str, Any]:
     }
 
 
-def measure_ours(folder: Path) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--ours", str(folder / "all.json")]
+def measure_ours(folder: Path, label: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--ours", str(folder / f"{label}.json")]
     result: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    print(f"ours: {result['seconds']:.2f} s", flush=True)
+    print(f"ours, {label} of the rows: {result['seconds']:.2f} s", flush=True)
     return result
 
 
@@ -108,12 +107,18 @@ def measure_peer(peer: str, peers: Path, folder: Path) -> dict[str, Any]:
     python = peers.absolute() / PEERS[peer] / "bin" / "python"
     if not python.exists():
         sys.exit(f"{peer}: no {python}; the top of this script says how to install it, or leave it out with --only")
-    label = "tenth" if peer in TENTH else "all"
+    label = part_of(peer)
     files = [str(folder / name) for name in (f"{label}.json", f"{peer}.result", f"{label}.parquet")]
     script = Path(__file__).with_name("dedupe_peers.py")
-    subprocess.run([str(python), str(script), peer, *files], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([str(python), str(script), peer, *files], check=True, capture_output=True)
     result: dict[str, Any] = json.loads(Path(files[1]).read_text())
+    print(f"{peer}, {label} of the rows: {result['seconds']:.2f} s", flush=True)
     return result
+
+
+def part_of(peer: str) -> str:
+    """Which rows a program gets."""
+    return "tenth" if peer in TENTH else "all"
 
 
 def has_near(texts: list[str]) -> np.ndarray:
