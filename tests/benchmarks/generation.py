@@ -1,4 +1,4 @@
-"""Speed of the generate stage against bare vLLM, distilabel and datatrove; how much of the prompts caching serves.
+"""Speed of the generate stage against bare vLLM and distilabel; how much of the prompts caching serves.
 
     python tests/benchmarks/generation.py [--quick] [--model FOLDER_OR_ID] [--peers FOLDER]
 
@@ -6,10 +6,9 @@ Ten templates per chunk of the demo's documents, on one engine: the whole stage 
 of its counts, the filter) and `vllm.LLM.chat` on the same messages and sampling, in turn (A B B A ...), the cache
 emptied before each; generated tokens a second, median of the ratios of neighbours. The stage's own order against a
 shuffled one, with a cache that holds a part of the corpus, as it is wherever a corpus is large.
-Peers run on the same messages in environments of their own, `FOLDER/distilabel` and `FOLDER/datatrove`:
+A peer runs on the same messages in an environment of its own, `FOLDER/distilabel`:
 
     python -m venv FOLDER/distilabel && FOLDER/distilabel/bin/pip install distilabel[vllm]
-    python -m venv FOLDER/datatrove && FOLDER/datatrove/bin/pip install datatrove[inference]
 
 On a GPU: python tests/benchmarks/generation.py --model Qwen/Qwen3-0.6B --chunks 2000
 The last line of standard output is one JSON object.
