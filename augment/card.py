@@ -102,7 +102,7 @@ def make_card(facts: CardFacts, settings: ExportSettings) -> str:
         *_decontamination(facts.decontamination),
         "## Generator",
         "\n".join(f"- {name}: {value}" for name, value in facts.generator.items()),
-        _table(("template", "replicates", "max_tokens", "num_items", "applies"), facts.uses),
+        table(("template", "replicates", "max_tokens", "num_items", "applies"), facts.uses),
         "## Templates",
         *(f"### {name}\n\n{_fenced(source)}" for name, source in facts.templates.items()),
         "## Make it again",
@@ -165,8 +165,8 @@ def _sources(sources: pl.DataFrame) -> list[str]:
     ]
     left = sources.height - len(shown)
     return [
-        _table(("license", "documents", "rows", "tokens"), lines),
-        _table(("source", "title", "license", "num_chars", "rows", "tokens"), shown),
+        table(("license", "documents", "rows", "tokens"), lines),
+        table(("source", "title", "license", "num_chars", "rows", "tokens"), shown),
         (f"And {left:,} more: " if left else "The same list: ") + "`sources.parquet`.",
     ]
 
@@ -181,9 +181,9 @@ def _counts(facts: CardFacts) -> list[str]:
     accepted = [{**line, "acceptance": f"{_share(line['accepted'], line['planned'])}"} for line in facts.funnel]
     return [
         "In the data set:",
-        _table(("template", "rows", "tokens"), facts.counts),
+        table(("template", "rows", "tokens"), facts.counts),
         "What became of the requests to the model and of the texts in its answers (`tokens` are those it wrote):",
-        _table((*made, "acceptance"), accepted),
+        table((*made, "acceptance"), accepted),
         "Dropped, by reason:\n\n" + "\n".join(reasons) if reasons else "Nothing was dropped.",
     ]
 
@@ -206,7 +206,7 @@ def _figures(facts: CardFacts) -> list[str]:
             }
         )
     return [
-        _table(("template", "checked", "grounded", "sample", "distinct", "copied"), lines),
+        table(("template", "checked", "grounded", "sample", "distinct", "copied"), lines),
         "grounded: share of the checked texts that name no number and no name which their chunk lacks; a text may "
         f"still be wrong in its chunk's own words. distinct: different runs of {DISTINCT_WORDS} words over all of "
         "them, in the sample of the rows together. copied: mean share of a row's runs of "
@@ -224,11 +224,12 @@ def _decontamination(counts: dict[str, dict[str, int]] | None) -> list[str]:
         "Chunks of the documents may quote a gold question in part, and fall only where they hold all of it; so do "
         "titles, which stand in prompts: an id is there instead. Tasks whose items come from the hub are not "
         "checked.",
-        _table(("evaluation set", "texts", "removed", "removed_chunks", "hidden_titles"), lines, headings),
+        table(("evaluation set", "texts", "removed", "removed_chunks", "hidden_titles"), lines, headings),
     ]
 
 
-def _table(columns: tuple[str, ...], lines: list[dict[str, Any]], headings: tuple[str, ...] = ()) -> str:
+def table(columns: tuple[str, ...], lines: list[dict[str, Any]], headings: tuple[str, ...] = ()) -> str:
+    """A table in Markdown, of these columns of the lines."""
     rows = [
         f"| {' | '.join('' if line[name] is None else str(line[name]) for name in columns)} |" for line in lines
     ]

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import polars as pl
 
+from active_reading.augment.export import scan_text
+
 CHANGES = ("added", "removed", "superseded", "relabelled")
 SCHEMA = {
     "change": pl.String,
@@ -29,7 +31,7 @@ LABELS = ("source", "template", "strategy")
 
 def compare_versions(old: Path, new: Path) -> pl.DataFrame:
     """One row per changed row of the `text` config of two data set folders, with the columns of SCHEMA."""
-    before, after = _scan(old), _scan(new)
+    before, after = scan_text(old), scan_text(new)
     same = _fingerprints(before).join(_fingerprints(after), on="id", suffix="_new").collect()
     kept = same.filter(pl.col("words") == pl.col("words_new"))
     moved = kept.filter(pl.col("labels") != pl.col("labels_new")).select("id", old_id="id")
@@ -70,10 +72,6 @@ def count_changes(changes: pl.DataFrame) -> dict[str, int]:
 def describe_changes(counts: dict[str, int]) -> str:
     """One line, such as: 3 added, 0 removed, 1 superseded, 0 relabelled."""
     return ", ".join(f"{counts[change]:,} {change}" for change in CHANGES)
-
-
-def _scan(folder: Path) -> pl.LazyFrame:
-    return pl.scan_parquet(folder / "data" / "text" / "*.parquet")
 
 
 def _fingerprints(rows: pl.LazyFrame) -> pl.LazyFrame:

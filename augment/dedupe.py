@@ -52,15 +52,6 @@ class DedupeSettings(BaseModel):
     semantic_threshold: float = Field(0.95, gt=0, le=1, description="cosine of embeddings that count as the same")
 
 
-def mark_duplicates(texts: pl.DataFrame, settings: DedupeSettings) -> pl.DataFrame:
-    """`texts` with `duplicate_of` (an id) and the `similarity` to that text, both null on the survivors.
-
-    Row order is kept. Like `find_duplicates` otherwise.
-    """
-    texts = texts.cast({"id": pl.String, "text": pl.String})  # columns without any value have no type of their own
-    return texts.join(find_duplicates(texts.lazy(), settings), on="id", how="left", maintain_order="left")
-
-
 def find_duplicates(texts: pl.LazyFrame, settings: DedupeSettings) -> pl.DataFrame:
     """`id`, `duplicate_of` and `similarity` of the rows that repeat another, by id.
 

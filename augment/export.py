@@ -59,6 +59,18 @@ class ExportSettings(BaseModel):
         return instruction
 
 
+def scan_text(folder: Path) -> pl.LazyFrame:
+    """The rows of the `text` config of a data set folder."""
+    return pl.scan_parquet(folder / "data" / "text" / "*.parquet")
+
+
+def count_rows(folder: Path) -> tuple[int, int]:
+    """How many rows the `text` config has, and how many tokens."""
+    counts = scan_text(folder).select(pl.len().cast(pl.Int64), pl.col("num_tokens").cast(pl.Int64).sum())
+    rows, tokens = counts.collect().row(0)
+    return rows, tokens
+
+
 def make_rows(
     chunks: pl.DataFrame, distinct: pl.LazyFrame, removed: pl.DataFrame, answers: Mapping[str, str], tokenizer: Any
 ) -> Iterator[pl.DataFrame]:

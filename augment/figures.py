@@ -50,8 +50,15 @@ def diversity(rows: pl.LazyFrame, chunks: pl.DataFrame) -> list[dict[str, Any]]:
             "copied_error": None,
         }
         if template != "chunk":
-            shares = [s for text, chunk in sample.iter_rows() if (s := _copied(text, sources[chunk])) is not None]
-            line |= dict(zip(("copied", "copied_error"), _mean(shares), strict=True))
+            shares = pl.Series(
+                [_copied(text, sources[chunk]) for text, chunk in sample.iter_rows()], dtype=pl.Float64
+            )
+            shares = shares.drop_nulls()
+            spread = shares.std()  # null of fewer than two
+            line |= {
+                "copied": shares.mean(),
+                "copied_error": None if spread is None else spread / math.sqrt(len(shares)),
+            }
         lines.append(line)
     return lines
 
@@ -65,13 +72,3 @@ def _copied(text: str, chunk: str) -> float | None:
 def _runs(text: str, length: int) -> list[tuple[str, ...]]:
     words = re.findall(r"\w+", text.casefold())
     return list(zip(*(words[start:] for start in range(length)), strict=False))
-
-
-def _mean(values: list[float]) -> tuple[float | None, float | None]:
-    if not values:
-        return None, None
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return mean, None
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean, math.sqrt(variance / len(values))

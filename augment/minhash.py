@@ -16,8 +16,6 @@ from itertools import pairwise
 from math import ceil, log, log1p
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from active_reading.augment.shingles import I64, U32, U64
 
@@ -93,6 +91,8 @@ def distinct(values: U64) -> U64:
 
 def similarities(values: U32, offsets: I64, first: I64, second: I64) -> np.ndarray:
     """(P,) Jaccard similarities of the sets of shingles of texts first[i] and second[i]."""
+    from scipy.sparse import csr_array  # here, so that a program that removes no duplicates need not wait for it
+
     shape = (len(offsets) - 1, 2**30)
     sets = csr_array((np.ones(len(values), np.int32), values.astype(np.int32), offsets.astype(np.int32)), shape)
     sets.sum_duplicates()
@@ -115,6 +115,9 @@ def unpacked(pairs: U64) -> tuple[I64, I64]:
 
 def components(first: I64, second: I64) -> tuple[I64, I64]:
     """The nodes that are linked, ascending, and for each the smallest that it is linked to, through others too."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
     nodes, ends = np.unique(np.concatenate([first, second]), return_inverse=True)
     links = csr_array((np.ones(len(first), bool), np.split(ends, 2)), (len(nodes), len(nodes)))
     _, label = connected_components(links, directed=False)

@@ -12,6 +12,7 @@ import polars as pl
 import yaml
 
 from active_reading.augment.card import RECIPE
+from active_reading.augment.export import scan_text
 from active_reading.augment.plan import GenerateSettings, ModelIdentity, Plan, Planner, Request
 from active_reading.augment.versions import Version
 
@@ -34,7 +35,7 @@ def find_origin(version: Version, row_id: str, documents: list[Path]) -> Origin 
     `documents` are Parquet files with `document_id`, `title` and `text`, where documents are looked for.
     Raises ValueError when several ids begin so.
     """
-    rows = pl.scan_parquet(version.folder / "data" / "text" / "*.parquet")
+    rows = scan_text(version.folder)
     found = rows.filter(pl.col("id").str.starts_with(row_id)).head(2).collect()
     if found.height > 1:
         raise ValueError(f"several ids begin with '{row_id}', such as {' and '.join(found['id'])}: give more of it")

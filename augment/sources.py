@@ -108,8 +108,7 @@ def _is_wanted(name: str) -> bool:
 
 
 def _find_glob(pattern: Path) -> list[SourceFile]:
-    fixed = [part for part in pattern.parts[: _first_magic(pattern)]]
-    base = Path(*fixed) if fixed else Path()
+    base = Path(*pattern.parts[: _first_magic(pattern)])
     found = sorted({Path(name) for name in glob.glob(str(pattern), recursive=True)})
     files = [path for path in found if path.is_file() and _is_wanted(path.name)]
     if not files:

@@ -21,7 +21,9 @@ from typing import Any
 import polars as pl
 from filelock import FileLock, Timeout
 
+from active_reading.augment.card import table
 from active_reading.augment.changes import CHANGES, compare_versions, count_changes, describe_changes
+from active_reading.augment.export import count_rows
 from active_reading.augment.identity import content_hash, file_hash
 
 logger = logging.getLogger(__name__)
@@ -164,10 +166,7 @@ def _fill(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(made / name, target)
     immutable, words = [[name for name in files if name.startswith("data/") is part] for part in (True, False)]
-    rows = pl.scan_parquet(folder / "data" / "text" / "*.parquet")
-    num_rows, tokens = (
-        rows.select(pl.len().cast(pl.Int64), pl.col("num_tokens").cast(pl.Int64).sum()).collect().row(0)
-    )
+    num_rows, tokens = count_rows(folder)
     counts = {**dict.fromkeys(CHANGES, 0), "added": num_rows}
     if changes is not None:
         counts = count_changes(changes)
@@ -209,17 +208,13 @@ def _say_anew(versions: list[Version], made: Path, files: list[str]) -> None:
 def _card(made: Path, versions: list[Version]) -> bytes:
     """The card of the rows, and the history of the data set below it."""
     columns = ("version", "created", "rows", "tokens", *CHANGES)
-    lines = []
-    for version in versions:
-        of = {**version.manifest, **version.manifest["changes"], "version": version.name}
-        lines.append(f"| {' | '.join(str(of[column]) for column in columns)} |")
-    table = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}", *lines]
+    lines = [{**each.manifest, **each.manifest["changes"], "version": each.name} for each in versions]
     told = (
         f" `{CHANGED}` has the rows that differ from the version before: superseded is another text in an old "
         "one's place, relabelled the same text under other labels."
     )
     history = f"\n## Versions\n\nThis is {versions[-1].name}.{told if len(versions) > 1 else ''}\n\n"
-    return (made / CARD).read_bytes() + (history + "\n".join(table) + "\n").encode()
+    return (made / CARD).read_bytes() + (history + table(columns, lines) + "\n").encode()
 
 
 def _as_json(manifest: dict[str, Any]) -> bytes:

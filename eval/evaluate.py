@@ -20,6 +20,7 @@ from active_reading.eval.questions import (
     Question,
     check_lengths,
     docstrings,
+    evenly,
     few_shot_examples,
     general_questions,
     general_text,
@@ -180,9 +181,7 @@ def _on_device(path: str | Path) -> Any:
 def _spread(texts: list[str], wanted: int) -> list[str]:
     """Some of the texts, each once, evenly spread."""
     texts = list(dict.fromkeys(texts))
-    if len(texts) <= wanted:
-        return texts
-    return [texts[place * len(texts) // wanted] for place in range(wanted)]
+    return [texts[place] for place in evenly(len(texts), wanted)]
 
 
 def _scored(question: Question, stored: Stored) -> Row:

@@ -200,6 +200,11 @@ def docstrings() -> list[str]:
     return sorted(found)[:24]
 
 
+def evenly(count: int, wanted: int) -> list[int]:
+    """Places of `wanted` of `count` items, evenly spread; of all when there are no more."""
+    return [place * count // wanted for place in range(wanted)] if count > wanted else list(range(count))
+
+
 def evaluation_texts(questions: str | None, task_data: Mapping[str, str] | None = None) -> dict[str, list[str]]:
     """Every text that an evaluation may show a model, by set: whole sets, whatever limits are set.
 

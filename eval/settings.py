@@ -26,6 +26,11 @@ class TaskUse(BaseModel):
         shipped = SHIPPED_TASKS / f"{self.name}.yaml"
         return Path(self.name) if self.name.endswith((".yaml", ".yml")) else shipped if shipped.is_file() else None
 
+    @property
+    def files(self) -> list[Path]:
+        """The task's own files: its definition and its data, where it has them."""
+        return [path for path in (self.definition, Path(self.data) if self.data else None) if path]
+
     @model_validator(mode="after")
     def _data_fits(self) -> Self:
         shipped = (SHIPPED_TASKS / f"{self.name}.yaml").is_file()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from active_reading.flows import stages
+from active_reading.flows.check import check_study
 from active_reading.flows.output import open_output
 from active_reading.flows.results import write_results
 from active_reading.flows.settings import Study
@@ -85,7 +86,7 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
 
 def prepare(study: Study) -> None:
     """Check all that can be checked before anything is computed, and claim the output folder."""
-    stages.check_study(study)
+    check_study(study)
     open_output(study)
 
 

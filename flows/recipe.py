@@ -13,6 +13,7 @@ import polars as pl
 import yaml
 
 from active_reading.augment.card import RECIPE, CardFacts, list_sources, make_card
+from active_reading.augment.export import scan_text
 from active_reading.augment.figures import diversity, faithfulness
 from active_reading.flows.models import ResolvedModel
 from active_reading.flows.settings import Study
@@ -54,7 +55,7 @@ def write_words(
     decontamination: dict[str, dict[str, int]] | None,
 ) -> None:
     """Write everything that a data set folder holds besides its rows, which are there already."""
-    rows = pl.scan_parquet(folder / "data" / "text" / "*.parquet")
+    rows = scan_text(folder)
     sources = list_sources(documents, rows, study.export)
     sources.write_parquet(folder / "sources.parquet")
     (folder / RECIPE).write_text(recipe, encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from active_reading.eval.questions import evenly
 from active_reading.eval.scores import normalize_answer
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import Study
@@ -131,7 +132,7 @@ def _questions(scored: dict[str, Step]) -> list[dict[str, Any]]:
                 name: {"answer": rows[place]["answer"], "f1": rows[place]["f1"]} for name, rows in samples.items()
             },
         }
-        for place in _spread(len(asked), NUM_QUESTIONS)
+        for place in evenly(len(asked), NUM_QUESTIONS)
     ]
 
 
@@ -197,7 +198,7 @@ def _examples(steps: dict[str, Step]) -> list[dict[str, Any]]:
     """Some generated texts, evenly spread over the templates, each with its document and span."""
     texts = _distinct(steps)
     columns = ["id", "template", "strategy", "text", "source", "title", "start", "end", "document_text"]
-    return _with_sources(steps, texts[_spread(texts.height, NUM_EXAMPLES)]).select(columns).to_dicts()
+    return _with_sources(steps, texts[evenly(texts.height, NUM_EXAMPLES)]).select(columns).to_dicts()
 
 
 def _distinct(steps: dict[str, Step]) -> pl.DataFrame:
@@ -215,7 +216,3 @@ def _with_sources(steps: dict[str, Step], texts: pl.DataFrame) -> pl.DataFrame:
     documents = documents.select("document_id", "source", "title", pl.col("text").alias("document_text"))
     joined = texts.join(chunks, on="chunk_id", maintain_order="left")
     return joined.join(documents, on="document_id", maintain_order="left")
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    return [place * count // wanted for place in range(wanted)] if count > wanted else list(range(count))

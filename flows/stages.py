@@ -24,17 +24,17 @@ from active_reading.augment.funnel import (
     rejection_counts,
     request_counts,
 )
-from active_reading.augment.identity import content_hash
-from active_reading.augment.ingest import check_corpus, read_documents
-from active_reading.augment.plan import ModelIdentity, Planner
-from active_reading.eval.questions import Question, check_lengths, evaluation_texts, read_questions
+from active_reading.augment.identity import content_hash, file_hash
+from active_reading.augment.ingest import read_documents
+from active_reading.augment.plan import ModelIdentity
+from active_reading.eval.questions import evaluation_texts
 from active_reading.flows.models import ResolvedModel, cache_folder, resolve_model
 from active_reading.flows.progress import Progress
 from active_reading.flows.recipe import make_recipe, write_words
 from active_reading.flows.settings import Study
-from active_reading.flows.steps import CONFIG, MANIFEST, Step, file_hash, run_step
+from active_reading.flows.steps import CONFIG, MANIFEST, Step, run_step
 from active_reading.prompts.render import Template, load_template
-from active_reading.train.sweep import Variant, variants
+from active_reading.train.sweep import Variant
 
 logger = logging.getLogger(__name__)
 DATASET = "dataset"  # the folder of the data set's versions
@@ -211,7 +211,7 @@ def decontaminate(study: Study, documents: Step, chunks: Step, distinct: Step) -
     So do strategies, which stand in prompts of the data set, and titles, which are no rows: it hides those.
     After dedupe, so that no near copy takes the place of a text that falls.
     """
-    evaluation = _evaluation_texts(study) if study.decontaminate else {}
+    evaluation = evaluation_texts(study.evaluate.questions, study.evaluate.task_data) if study.decontaminate else {}
 
     def build(folder: Path) -> dict[str, Any]:
         sources = _read(chunks, "chunks").select(id="chunk_id", text="text", template=pl.lit("chunk"))
@@ -275,7 +275,7 @@ def export(
     recipe = make_recipe(study, model, templates)
 
     def build(folder: Path) -> dict[str, Any]:
-        from active_reading.augment.export import make_rows, write_dataset
+        from active_reading.augment.export import count_rows, make_rows, write_dataset
         from active_reading.train.load import load_tokenizer
 
         tokenizer = load_tokenizer(model.folder)
@@ -300,9 +300,8 @@ def export(
             decontamination=decontaminated.summary if study.decontaminate else None,
         )
         content = {path.name: _data_hash(path) for path in (folder / "data").iterdir()}
-        rows = pl.scan_parquet(folder / "data" / "text" / "*.parquet")
-        counts = rows.select(pl.len(), pl.col("num_tokens").cast(pl.Int64).sum()).collect().row(0)
-        return {"rows": counts[0], "tokens": counts[1], "content": content}
+        num_rows, tokens = count_rows(folder)
+        return {"rows": num_rows, "tokens": tokens, "content": content}
 
     steps = (documents, chunks, generations, filtered, distinct, decontaminated)
     inputs = {step.folder.name: step.digest for step in steps} | {"recipe": content_hash(recipe)}
@@ -389,9 +388,7 @@ def evaluate(study: Study, chunks: Step, documents: Step, trained: Step | None, 
             raise ValueError(f"evaluate.questions={questions}: no such file")
         inputs["questions"] = file_hash(Path(questions))
     for use in study.evaluate.tasks:
-        for path in (use.definition, use.data and Path(use.data)):
-            if path:
-                inputs[f"task {use.name} {path.suffix}"] = file_hash(path)
+        inputs |= {f"task {use.name} {path.suffix}": file_hash(path) for path in use.files}
     settings = study.evaluate.model_dump(exclude={"questions", "batch_size", "tasks"})
     settings["tasks"] = [use.model_dump(exclude={"data"}) for use in study.evaluate.tasks]
     return _step(study, "evaluate", settings, inputs, build, label=f"evaluate-{name}")
@@ -427,63 +424,6 @@ def funnel(generations: Step, filtered: Step, distinct: Step, decontaminated: St
     marked = _together(_read(distinct, "distinct"), _read(distinct, "dropped"))
     removed = _read(decontaminated, "removed").join(marked, on="id", how="semi")  # chunks are no texts of ours
     return build_funnel(_read(generations, "generations"), texts, marked, removed)
-
-
-def check_study(study: Study) -> ResolvedModel:
-    """Fail now rather than after an hour: corpus, templates, questions, model, memory settings."""
-    check_corpus(study.corpus)
-    _templates(study)
-    Planner(study.generate, ModelIdentity("", ""))
-    questions = read_questions(Path(study.evaluate.questions)) if study.evaluate.questions else []
-    for use in study.evaluate.tasks:
-        for path in (use.definition, Path(use.data) if use.data else None):
-            if path and not path.is_file():
-                raise ValueError(f"evaluate.tasks: {use.name}: {path} does not exist")
-    evaluation = _evaluation_texts(study)
-    if study.train.background:
-        _check_background(study.train.background, evaluation if study.decontaminate else {})
-    if study.dedupe.semantic_model:
-        resolve_model(study.dedupe.semantic_model)
-    model = resolve_model(study.model)
-    _check_lengths(questions, model, study.evaluate.max_new_tokens)
-    depth = model.num_layers()
-    for variant in variants(study.train):
-        layers = variant.settings.memory.layers
-        if variant.method == "memory" and depth and max(layers) >= depth:
-            raise ValueError(f"train.memory.layers={layers}: {model.name} has only layers 0 to {depth - 1}")
-    return model
-
-
-def _check_background(path: str, evaluation: dict[str, list[str]]) -> None:
-    """The user's generic text is trained on, too: it must not hold what the evaluation asks."""
-    from active_reading.train.generic_text import read_background
-
-    texts = read_background(path)
-    numbered = pl.DataFrame({"id": range(1, len(texts) + 1), "text": texts}, {"id": pl.Int64, "text": pl.String})
-    found = mark_contaminated(numbered, evaluation_rows(evaluation)).filter(pl.col("ngram").is_not_null())
-    if not found.is_empty():
-        first = found.row(0, named=True)
-        raise ValueError(
-            f"train.background={path}: {found.height} of {len(texts)} texts hold a text of the evaluation, such as "
-            f"text {first['id']} ('{first['ngram']}', of {first['evaluation_set']}): remove them from the file, or "
-            "set decontaminate=false"
-        )
-
-
-def _evaluation_texts(study: Study) -> dict[str, list[str]]:
-    return evaluation_texts(study.evaluate.questions, study.evaluate.task_data)
-
-
-def _check_lengths(questions: list[Question], model: ResolvedModel, max_new_tokens: int) -> None:
-    from tokenizers import Tokenizer  # not transformers: a run with nothing to do need not wait for its import
-
-    vocabulary = model.folder / "tokenizer.json"
-    if not vocabulary.is_file():
-        return  # an older format of tokenizer: the lengths are checked before the first model is evaluated
-    tokenizer = Tokenizer.from_file(str(vocabulary))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    check_lengths(questions, lambda text: len(tokenizer.encode(text, add_special_tokens=False)), max_new_tokens)
 
 
 def _templates(study: Study) -> dict[str, Template]:

@@ -18,7 +18,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from active_reading.augment import dedupe
-from active_reading.augment.dedupe import DedupeSettings, cluster_table, find_duplicates, mark_duplicates
+from active_reading.augment.dedupe import DedupeSettings, cluster_table, find_duplicates
 
 SETTINGS = DedupeSettings()
 WORDS = [f"{first}{second}{third}" for first in "bcdfglmn" for second in "aeiou" for third in "klmnrst"]
@@ -28,6 +28,12 @@ def frame(texts: dict[str, str]) -> pl.DataFrame:
     return pl.DataFrame(
         {"id": list(texts), "text": list(texts.values())}, schema={"id": pl.String, "text": pl.String}
     )
+
+
+def mark_duplicates(texts: pl.DataFrame, wanted: DedupeSettings) -> pl.DataFrame:
+    """`texts`, in their order, with `duplicate_of` and `similarity`, both null on the survivors."""
+    texts = texts.cast({"id": pl.String, "text": pl.String})  # columns without any value have no type of their own
+    return texts.join(find_duplicates(texts.lazy(), wanted), on="id", how="left", maintain_order="left")
 
 
 def marks(texts: dict[str, str], wanted: DedupeSettings = SETTINGS) -> dict[str, str]:

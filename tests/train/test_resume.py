@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from training import WARMED, read_metrics, same, train
+from training import WARMED, Run, read_metrics, same, train
 
 from active_reading.train import student
 from active_reading.train.load import load_model
@@ -16,6 +16,16 @@ from active_reading.train.settings import LearningRates
 
 class Died(Exception):
     """The process was killed."""
+
+
+def train_on(base: Path, folder: Path, num_tokens: int) -> tuple[Run, list[int]]:
+    """The rest of a training of memory, and the steps that it took."""
+    seen: list[int] = []
+
+    def note(step: int, model: Any) -> None:
+        seen.append(step)
+
+    return train(base, "memory", folder, note, num_tokens=num_tokens, checkpoint_steps=2), seen
 
 
 def die_at(last: int) -> Callable[[int, Any], None]:
@@ -74,15 +84,7 @@ def test_a_training_that_died_while_it_saved_its_result_only_saves_it_again(tiny
         patch.setattr(student, "write_adapter", die)
         with pytest.raises(Died):
             train(tiny_model, "memory", tmp_path / "part", num_tokens=200, checkpoint_steps=2)
-    seen: list[int] = []
-    part = train(
-        tiny_model,
-        "memory",
-        tmp_path / "part",
-        lambda step, _: seen.append(step),
-        num_tokens=200,
-        checkpoint_steps=2,
-    )
+    part, seen = train_on(tiny_model, tmp_path / "part", num_tokens=200)
     assert seen == []
     assert same(part.folder, whole.folder)
     assert read_metrics(part.folder) == read_metrics(whole.folder)
@@ -119,15 +121,7 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_ignored(tiny_model, tmp
     good = (tmp_path / "part" / "checkpoint-2" / "trainer_state.json").read_text()
     (tmp_path / "part" / "checkpoint-4" / "trainer_state.json").write_text(good[: len(good) // 2])
     (tmp_path / "part" / "checkpoint-10" / "trained.safetensors").write_bytes(b"cut")
-    seen: list[int] = []
-    part = train(
-        tiny_model,
-        "memory",
-        tmp_path / "part",
-        lambda step, _: seen.append(step),
-        num_tokens=300,
-        checkpoint_steps=2,
-    )
+    part, seen = train_on(tiny_model, tmp_path / "part", num_tokens=300)
     assert seen[0] == 3
     assert same(part.folder, whole.folder)
     assert not list(part.folder.glob("checkpoint-*"))

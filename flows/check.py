@@ -1,0 +1,65 @@
+"""What can be checked of a study before anything is computed."""
+
+from pathlib import Path
+
+import polars as pl
+
+from active_reading.augment.decontaminate import evaluation_rows, mark_contaminated
+from active_reading.augment.ingest import check_corpus
+from active_reading.augment.plan import ModelIdentity, Planner
+from active_reading.eval.questions import Question, check_lengths, evaluation_texts, read_questions
+from active_reading.flows.models import ResolvedModel, resolve_model
+from active_reading.flows.settings import Study
+from active_reading.train.sweep import variants
+
+
+def check_study(study: Study) -> ResolvedModel:
+    """Fail now rather than after an hour: corpus, templates, questions, model, memory settings."""
+    check_corpus(study.corpus)
+    Planner(study.generate, ModelIdentity("", ""))
+    questions = read_questions(Path(study.evaluate.questions)) if study.evaluate.questions else []
+    for use in study.evaluate.tasks:
+        for path in use.files:
+            if not path.is_file():
+                raise ValueError(f"evaluate.tasks: {use.name}: {path} does not exist")
+    evaluation = evaluation_texts(study.evaluate.questions, study.evaluate.task_data)
+    if study.train.background:
+        _check_background(study.train.background, evaluation if study.decontaminate else {})
+    if study.dedupe.semantic_model:
+        resolve_model(study.dedupe.semantic_model)
+    model = resolve_model(study.model)
+    _check_lengths(questions, model, study.evaluate.max_new_tokens)
+    depth = model.num_layers()
+    for variant in variants(study.train):
+        layers = variant.settings.memory.layers
+        if variant.method == "memory" and depth and max(layers) >= depth:
+            raise ValueError(f"train.memory.layers={layers}: {model.name} has only layers 0 to {depth - 1}")
+    return model
+
+
+def _check_background(path: str, evaluation: dict[str, list[str]]) -> None:
+    """The user's generic text is trained on, too: it must not hold what the evaluation asks."""
+    from active_reading.train.generic_text import read_background
+
+    texts = read_background(path)
+    numbered = pl.DataFrame({"id": range(1, len(texts) + 1), "text": texts}, {"id": pl.Int64, "text": pl.String})
+    found = mark_contaminated(numbered, evaluation_rows(evaluation)).filter(pl.col("ngram").is_not_null())
+    if not found.is_empty():
+        first = found.row(0, named=True)
+        raise ValueError(
+            f"train.background={path}: {found.height} of {len(texts)} texts hold a text of the evaluation, such as "
+            f"text {first['id']} ('{first['ngram']}', of {first['evaluation_set']}): remove them from the file, or "
+            "set decontaminate=false"
+        )
+
+
+def _check_lengths(questions: list[Question], model: ResolvedModel, max_new_tokens: int) -> None:
+    from tokenizers import Tokenizer  # not transformers: a run with nothing to do need not wait for its import
+
+    vocabulary = model.folder / "tokenizer.json"
+    if not vocabulary.is_file():
+        return  # an older format of tokenizer: the lengths are checked before the first model is evaluated
+    tokenizer = Tokenizer.from_file(str(vocabulary))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    check_lengths(questions, lambda text: len(tokenizer.encode(text, add_special_tokens=False)), max_new_tokens)
