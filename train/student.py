@@ -37,8 +37,11 @@ class Student:
     start: AdapterFiles | None = None  # the memory before training, warmed if that is asked for
     learned_reads: dict[str, Reads] = field(default_factory=dict)  # by table, of some of the new tokens
 
-    def finish(self, num_steps: int, protect: bool) -> None:
-        """Round a memory to what is stored; with `protect`, rows that moved count as known from now on."""
+    def finish(self, num_steps: int, protect: float) -> None:
+        """Round a memory to what is stored; rows that moved count as known from now on, unless `protect` is 0.
+
+        A token that was learned counts `protect` times as much as one of the background.
+        """
         if not self.optimizer:
             return
         for name, table in self.optimizer.tables.items():
@@ -48,7 +51,8 @@ class Student:
                 background.counts += self.optimizer.state[table.values]["row_steps"].to(background.counts)
                 background.num_batches += num_steps
                 if name in self.learned_reads:
-                    background.add_reads(*self.learned_reads[name])
+                    slots, weights = self.learned_reads[name]
+                    background.add_reads(slots, weights * protect**0.5)  # their products count
 
     def touched(self) -> int:
         """How many parameters have moved."""

@@ -53,16 +53,16 @@ def make_material(corpus: str, data: Path, output: Path, few: bool) -> Material:
         return people(8)
     if corpus == "demo":
         return documents(demo_study([f"output={output / 'demo'}"]), 10 if few else 20)
-    folder, questions = _xquad_files(data / "xquad_en_24_articles.json", output)
+    folder, questions = xquad_files(data / "xquad_en_24_articles.json", output)
     overrides = [f"output={output / 'xquad'}", f"evaluate.questions={questions}"]
     return documents(load_study(str(folder), overrides), 8)
 
 
-def _xquad_files(path: Path, output: Path) -> tuple[Path, Path]:
-    """A folder with ten articles as one file each, and a file in SQuAD's format with their questions."""
+def xquad_files(path: Path, output: Path, count: int = 10) -> tuple[Path, Path]:
+    """A folder with the first articles as one file each, and a file in SQuAD's format with their questions."""
     folder = output / "xquad-documents"
     folder.mkdir(parents=True, exist_ok=True)
-    articles = json.loads(path.read_text(encoding="utf-8"))["data"][:10]
+    articles = json.loads(path.read_text(encoding="utf-8"))["data"][:count]
     for article in articles:
         article["title"] += ".txt"  # names the document that its questions are about
         text = "\n\n".join(paragraph["context"] for paragraph in article["paragraphs"])

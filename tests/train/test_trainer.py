@@ -25,7 +25,7 @@ from training import (
 )
 
 from active_reading.train import loop
-from active_reading.train.adapter_files import read_adapter
+from active_reading.train.adapter_files import read_adapter, unpack_reads, without
 from active_reading.train.batches import collate, tokenize
 from active_reading.train.generic_text import read_background
 from active_reading.train.load import load_model, load_tokenizer
@@ -95,7 +95,7 @@ def test_memory_moves_only_rows_that_it_counts_as_touched(runs):
 
 
 def test_background_counts_are_saved_with_the_memory(tiny_model, tmp_path):
-    run = train(tiny_model, "memory", tmp_path, num_tokens=200, memory={"protect_learned": False})
+    run = train(tiny_model, "memory", tmp_path, num_tokens=200, memory={"protect_learned": 0})
     files = read_adapter(run.folder)
     num_tokens = sum(min(len(text.encode()), 47) + 1 for text in read_background(limit=3))
     counts = files.tensors["1.background_counts"]
@@ -108,7 +108,7 @@ def test_what_was_learned_is_known_from_then_on(tiny_model, tmp_path):
     """With `protect_learned` a row counts once more for each step that moved it, and a table for each step."""
     learned, plain = (
         train(tiny_model, "memory", tmp_path / str(protect), num_tokens=200, memory={"protect_learned": protect})
-        for protect in (True, False)
+        for protect in (1, 0)
     )
     known, before = read_adapter(learned.folder), read_adapter(plain.folder)
     steps = learned.summary["steps"]
@@ -118,6 +118,23 @@ def test_what_was_learned_is_known_from_then_on(tiny_model, tmp_path):
         assert 1 < more.max() <= steps
         assert known.config["background_batches"][layer] - before.config["background_batches"][layer] == steps
         assert torch.equal(known.tensors[f"{layer}.values"], before.tensors[f"{layer}.values"])
+
+
+def test_what_was_learned_counts_as_much_as_is_asked(tiny_model, tmp_path):
+    """Four times as much: the products of its read weights, which the background's covariance adds up."""
+    heavy, light, none = (
+        read_adapter(
+            train(tiny_model, "memory", tmp_path / str(w), num_tokens=200, memory={"protect_learned": w}).folder
+        )
+        for w in (4, 1, 0)
+    )
+    reads = [
+        unpack_reads(without(files.tensors["1.background_reads"], none.tensors["1.background_reads"]))
+        for files in (heavy, light)
+    ]
+    (slots, weights), (same_slots, single) = reads
+    assert len(slots) == len(same_slots) > 100
+    assert weights.float().square().sum() == pytest.approx(4 * single.float().square().sum().item(), rel=1e-4)
 
 
 def test_a_memory_comes_with_the_patch_that_leads_to_it(runs, tmp_path):
