@@ -90,7 +90,7 @@ def kept_rewrites(study: Study) -> tuple[pl.DataFrame, pl.DataFrame]:
     filtered = run_plain(study, "filter")
     (chunks,) = study.root.glob("chunk-*/chunks.parquet")
     rows = pl.read_parquet(filtered / "kept.parquet")
-    return rows.select("id", "text", "template", "chunk_id", "faithfulness"), pl.read_parquet(chunks)
+    return rows.select("id", "text", "template", "chunk_id"), pl.read_parquet(chunks)
 
 
 def figures(texts: pl.DataFrame, chunks: pl.DataFrame) -> dict[str, Any]:
