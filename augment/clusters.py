@@ -3,6 +3,7 @@
 A node is a text, of one row or of several with the same words. Nodes are numbered by hash, so that no verdict
 depends on the order of rows; rows are numbered from those of earlier runs on. Earlier verdicts stand: an earlier
 survivor stands for all that repeat it, and two of them stay two even where a new text is linked to both.
+Of the earlier rows only those count that share a band with a new one, and their survivors: a few of millions.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,7 +34,14 @@ def judge(
     `by_meaning` says which of some ids are linked for other reasons, as places among them.
     """
     exact = np.concatenate([earlier["exact"].to_numpy(), new["exact"].to_numpy()])
-    _, row_of, node_of = np.unique(exact, return_index=True, return_inverse=True)  # row_of: an earlier one, if any
+    survivors = _survivors(earlier, _shared(seen, exact, earlier.height, bands))
+    chosen = survivors["survivor"].unique().sort()
+    related = np.unique(np.concatenate([survivors["row"], chosen]))
+    rows = np.concatenate([related, np.arange(earlier.height, len(exact))])
+    _, first_of, numbers = np.unique(exact[rows], return_index=True, return_inverse=True)
+    row_of = rows[first_of]  # an earlier one, if any
+    node_of = np.zeros(len(exact), np.int64)  # of the others nothing is asked
+    node_of[rows] = numbers
     pairs = _candidates(seen, row_of, earlier.height, bands)
     similarity = _similarities(seen, row_of, pairs)
     first, second = unpacked(pairs[similarity >= threshold])
@@ -43,15 +51,12 @@ def judge(
         first, second = (
             np.concatenate([ends, fresh[more]]) for ends, more in zip((first, second), alike, strict=True)
         )
-    touched = np.unique(np.concatenate([first, second, node_of[earlier.height :]]))
-    survivors = _survivors(earlier, row_of, touched[row_of[touched] < earlier.height])
     standing = np.arange(len(row_of))  # the node that stands for each
-    standing[survivors["node"]] = node_of[survivors["row"]]
+    standing[node_of[survivors["row"]]] = node_of[survivors["survivor"]]
     linked, smallest = components(standing[first], standing[second])
     cluster = np.arange(len(row_of))
     cluster[linked] = smallest
     cluster = cluster[standing]
-    chosen = survivors["row"].unique().sort()
     ranked = ["id", "length", "faithfulness"]
     members = pl.concat([earlier[chosen].select(ranked), new.select(ranked)]).with_columns(
         row=pl.concat([chosen, pl.int_range(earlier.height, earlier.height + new.height, eager=True)])
@@ -62,8 +67,18 @@ def judge(
     repeats = _repeats(members, earlier.height)
     ends = packed(node_of[repeats["row"]], node_of[repeats["keeper_row"]])
     repeats = repeats.with_columns(similarity=pl.Series(_look_up(seen, row_of, pairs, similarity, ends)))
-    rows = pl.select(row=pl.int_range(earlier.height, earlier.height + new.height))
-    return rows.join(repeats, on="row", how="left", maintain_order="left").select("duplicate_of", "similarity")
+    judged = pl.select(row=pl.int_range(earlier.height, earlier.height + new.height))
+    return judged.join(repeats, on="row", how="left", maintain_order="left").select("duplicate_of", "similarity")
+
+
+def _shared(seen: Seen, exact: U64, num_earlier: int, bands: int) -> I64:
+    """The rows of earlier runs that share a band, or all their words, with a new one."""
+    shared = np.zeros(num_earlier, bool)
+    if 0 < num_earlier < len(exact):
+        for keys in (exact, *seen.bands(bands)):
+            wanted = pl.Series(keys[num_earlier:]).unique()
+            shared |= pl.Series(keys[:num_earlier]).is_in(wanted.implode()).to_numpy()
+    return np.flatnonzero(shared)
 
 
 def _candidates(seen: Seen, row_of: I64, num_earlier: int, bands: int) -> U64:
@@ -71,15 +86,8 @@ def _candidates(seen: Seen, row_of: I64, num_earlier: int, bands: int) -> U64:
     is_new = row_of >= num_earlier
     nodes = np.arange(len(row_of))
     found: list[U64] = [np.zeros(0, np.uint64)]
-    if not is_new.any():
-        return found[0]
-    for all_keys in seen.bands(bands):
-        keys = all_keys[row_of]
-        near = nodes
-        if num_earlier:
-            near = np.flatnonzero(pl.Series(keys).is_in(pl.Series(keys[is_new]).unique().implode()))
-            keys = keys[near]
-        pairs = bucket_pairs(keys, near)
+    for keys in seen.bands(bands) if is_new.any() else ():
+        pairs = bucket_pairs(keys[row_of], nodes)
         first, second = unpacked(pairs)
         found.append(pairs[is_new[first] | is_new[second]])
         if sum(map(len, found)) > PAIRS:
@@ -111,13 +119,12 @@ def _portions(seen: Seen, row_of: I64, pairs: U64) -> Iterator[slice]:
         start = end
 
 
-def _survivors(earlier: pl.DataFrame, row_of: I64, nodes: I64) -> pl.DataFrame:
-    """`row`: the survivor that stands for each of the nodes (`node`) of earlier rows."""
-    verdict = earlier[row_of[nodes]].select(
-        pl.col("duplicate_of").fill_null(pl.col("id")).alias("id"), node=pl.Series(nodes)
-    )
-    places = earlier.lazy().select("id").with_row_index("row").filter(pl.col("id").is_in(verdict["id"].implode()))
-    return verdict.join(places.collect().cast({"row": pl.Int64}), on="id", how="left", maintain_order="left")
+def _survivors(earlier: pl.DataFrame, rows: I64) -> pl.DataFrame:
+    """`row` and `survivor`, the row that stands for it, of some rows of earlier runs."""
+    verdict = earlier[rows].select(id=pl.col("duplicate_of").fill_null(pl.col("id")), row=pl.Series(rows))
+    places = earlier.lazy().select("id").with_row_index("survivor").cast({"survivor": pl.Int64})
+    found = places.join(verdict.lazy().select("id"), on="id", how="semi").collect()
+    return verdict.join(found, on="id", how="left", maintain_order="left")
 
 
 def _repeats(members: pl.DataFrame, num_earlier: int) -> pl.DataFrame:

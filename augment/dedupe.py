@@ -34,7 +34,7 @@ from active_reading.augment.shingles import I64, U64, Shingles, hash_names, shin
 BATCH_ROWS = 30_000
 BATCH_BYTES = 1 << 24  # of text that is hashed together
 PART_ROWS = 300_000
-FORMAT = 1  # of what is kept of earlier runs
+FORMAT = 2  # of what is kept of earlier runs
 
 
 class DedupeSettings(BaseModel):
@@ -91,7 +91,9 @@ def _read(
     texts: pl.LazyFrame, settings: DedupeSettings, banding: tuple[int, int], seen: Seen, earlier: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The verdicts of rows seen before, and the others (ROWS), which are written to `seen`."""
-    before = _ids(texts).join(earlier.select("id", "exact", *VERDICT), on="id", how="left", maintain_order="left")
+    ids = _ids(texts)
+    again = earlier.select("id", "exact", *VERDICT).join(ids, on="id", how="semi")  # few, where there are millions
+    before = ids.join(again, on="id", how="left", maintain_order="left")
     known, new, start = [pl.DataFrame(schema={"id": pl.String, **VERDICT})], [pl.DataFrame(schema=ROWS)], 0
     pending: list[tuple[pl.DataFrame, Shingles, U64]] = []
     for read in _batches(texts, settings):

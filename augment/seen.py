@@ -1,8 +1,9 @@
 """Seen: what dedupe knows of every row it has read, in a folder, so that a later run reads only what is new.
 
     seen.json               what the rows were compared by, and the number of finished parts
-    NNNNNNNN.rows.parquet   rows in the order they came: id, exact, length, faithfulness, num_shingles, band_00 ...
+    NNNNNNNN.rows.parquet   rows in the order they came: id, exact, length, faithfulness, num_shingles
     NNNNNNNN.shingles       their shingles, little-endian 32-bit, one text after the other
+    NNNNNNNN.keys           their keys, little-endian 64-bit, one band after the other
     NNNNNNNN.verdicts.parquet  duplicate_of and similarity
 
 `seen.json` is replaced last: what a killed run left behind is ignored, and written over.
@@ -23,7 +24,6 @@ from active_reading.augment.shingles import I64, U32, U64
 ROWS = {"id": pl.String, "exact": pl.UInt64, "length": pl.UInt32, "faithfulness": pl.Float64}
 VERDICT = {"duplicate_of": pl.String, "similarity": pl.Float64}
 INDEX = "seen.json"
-READ_KEYS = 1 << 22  # keys that are read together
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Seen:
         self._append(counts)
         part = self.parts[-1]
         shingles.astype("<u4").tofile(part.file("shingles"))
-        bands = {_band(band): key for band, key in enumerate(keys)}
-        table = rows.with_columns(num_shingles=counts.astype(np.uint32), **bands)
+        keys.astype("<u8").tofile(part.file("keys"))
+        table = rows.with_columns(num_shingles=counts.astype(np.uint32))
         table.write_parquet(part.file("rows.parquet"), compression="uncompressed")
 
     def finish(self, verdicts: pl.DataFrame) -> None:
@@ -86,13 +86,11 @@ class Seen:
         os.replace(partial, self.folder / INDEX)
 
     def bands(self, number: int) -> Iterator[U64]:
-        """(rows,) keys of one band after the other; few rows have all bands read at once."""
-        tables = [part.file("rows.parquet") for part in self.parts]
-        together = 1 + READ_KEYS // len(self.counts())
-        for first in range(0, number, together):
-            names = [_band(band) for band in range(first, min(first + together, number))]
-            keys = pl.concat([pl.read_parquet(table, columns=names) for table in tables])
-            yield from (keys[name].to_numpy() for name in names)
+        """(rows,) keys of one band after the other."""
+        for band in range(number):
+            sizes = [(part, len(part.counts)) for part in self.parts]
+            found = [np.fromfile(part.file("keys"), "<u8", size, offset=8 * size * band) for part, size in sizes]
+            yield np.concatenate(found)
 
     def counts(self) -> I64:
         """(rows,) number of shingles of each row, repeated ones too."""
@@ -122,10 +120,6 @@ class Seen:
             low, high = np.searchsorted(rows, [part.start, part.start + len(part.counts)])
             if low < high:
                 yield part, rows[low:high] - part.start
-
-
-def _band(band: int) -> str:
-    return f"band_{band:02}"
 
 
 def _listed(settings: dict[str, Any]) -> str:
