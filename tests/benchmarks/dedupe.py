@@ -3,7 +3,7 @@
     python tests/benchmarks/dedupe.py [--quick] [--text FILE] [--peers FOLDER] [--only PEER ...]
 
 --text: any English text, such as the validation part of WikiText-2 (https://huggingface.co/datasets/Salesforce/
-wikitext); without it Python's own help texts. --quick: 20,000 rewrites in place of 100,000.
+wikitext); without it Python's own help texts. --quick: 50,000 rewrites in place of 100,000.
 --peers: a folder with two environments, made once by
 
     python3 -m venv FOLDER/sketch && FOLDER/sketch/bin/pip install datasketch==2.0.0 rensa==0.5.0
@@ -48,7 +48,7 @@ def main() -> None:
         print(json.dumps(run_ours(arguments.ours)))
         return
     words = source_words(arguments.text)
-    texts = rewrites(words, 20_000 if arguments.quick else 100_000, seed=1)
+    texts = rewrites(words, 50_000 if arguments.quick else 100_000, seed=1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for label, rows in (("all", texts), ("tenth", texts[: len(texts) // 10])):

@@ -1,7 +1,7 @@
 """Time and memory of dedupe as the data grows, and of one more percent of rows on top of what was seen.
 
     python tests/benchmarks/dedupe_scale.py [--quick] [--rows 100000 1000000 10000000] [--earlier 5000000]
-                                            [--text FILE] [--folder FOLDER]
+                                            [--text FILE] [--folder FOLDER] [--plot PICTURE]
 
 Rows of 100 words: pieces of real text (--text, or Python's own help texts) that have little in common, a tenth of
 them copies of others with 0 to 6 words changed. Each size is a Parquet file that is read lazily by a process of its
@@ -9,6 +9,7 @@ own, whose peak of resident memory counts (pages of mapped files too). increment
 a tenth of them copies of earlier ones, on top of --earlier rows that `dedupe.earlier` has seen, over the seconds of
 those.
 --quick: 0.1 and 1 million rows, and 1 million earlier ones. The full run needs 25 GB of disk in --folder.
+--plot: a picture (.png, .svg) of seconds and memory over rows, with the straight line through the first size.
 The last line of standard output is one JSON object; rows, seconds and peak_gb are of the largest size.
 """
 
@@ -52,6 +53,8 @@ def main() -> None:
         whole = measured_run(path, folder / "seen")
         new = new_rows(words, path, earlier // 100, folder / "new.parquet")
         added = measured_run(new, folder / "seen")
+    if arguments.plot:
+        plot(measured, arguments.plot)
     print(
         json.dumps(
             {
@@ -128,6 +131,25 @@ def measured_run(path: Path, *earlier: Path) -> dict[str, Any]:
     return result
 
 
+def plot(measured: list[dict[str, Any]], path: Path) -> None:
+    """Seconds and peak memory over rows; both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    rows = [size["rows"] for size in measured]
+    for axes, key, label in zip(figure.subplots(1, 2), ("seconds", "peak_gb"), ("seconds", "peak GB"), strict=True):
+        values = [size[key] for size in measured]
+        axes.loglog(rows, [values[0] * count / rows[0] for count in rows], color="#999999", linestyle="--")
+        axes.loglog(rows, values, "o-", color="#1f5fbf")
+        for count, value in zip(rows, values, strict=True):
+            axes.annotate(f"{value:g}", (count, value), xytext=(0, -14), textcoords="offset points", ha="center")
+        axes.set_xlabel("rows of 100 words")
+        axes.set_ylabel(label)
+        axes.margins(0.15)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
@@ -135,6 +157,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--earlier", type=int)
     parser.add_argument("--text", default="")
     parser.add_argument("--folder", default="")
+    parser.add_argument("--plot", type=Path)
     parser.add_argument("--run", nargs="*", help=argparse.SUPPRESS)
     return parser.parse_args()
 
