@@ -12,6 +12,7 @@ import polars as pl
 import yaml
 
 from active_reading.augment.card import RECIPE
+from active_reading.augment.chunk import find_headings, heading_above
 from active_reading.augment.export import scan_text
 from active_reading.augment.plan import GenerateSettings, ModelIdentity, Plan, Planner, Request
 from active_reading.augment.versions import Version
@@ -49,14 +50,15 @@ def find_origin(version: Version, row_id: str, documents: list[Path]) -> Origin 
     model = ModelIdentity(**version.manifest["generator"])
     # Decontamination may have hidden the title that the model was told.
     titles = dict.fromkeys([row["title"], titled[0] if titled else row["title"]])
-    request = (
-        _request(version, row, list(titles), chunk, model) if row["request_id"] and chunk is not None else None
-    )
+    heading = heading_above(find_headings(document), row["start"]) if document else ""
+    request = None
+    if row["request_id"] and chunk is not None:
+        request = _request(version, row, [(title, heading) for title in titles], chunk, model)
     return Origin(version, row, request, model, chunk, document)
 
 
 def _request(
-    version: Version, row: dict[str, Any], titles: list[str], chunk: str, model: ModelIdentity
+    version: Version, row: dict[str, Any], above: list[tuple[str, str]], chunk: str, model: ModelIdentity
 ) -> Request | None:
     values = yaml.safe_load((version.folder / RECIPE).read_text(encoding="utf-8"))["generate"]
     for use in values["templates"]:
@@ -64,8 +66,10 @@ def _request(
             if use[key]:
                 use[key] = str(version.folder / use[key])
     planner = Planner(GenerateSettings.model_validate(values), model)
-    for title in titles:
-        asked = pl.DataFrame({"chunk_id": [row["chunk_id"]], "text": [chunk], "title": [title]})
+    for title, heading in above:
+        asked = pl.DataFrame(
+            {"chunk_id": [row["chunk_id"]], "text": [chunk], "title": [title], "heading": [heading]}
+        )
         plan = Plan(planner, asked)
         proposed = f"## {row['strategy']}" if row["strategy"] else ""
         for initial in plan.initial().iter_rows():

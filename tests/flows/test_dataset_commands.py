@@ -35,6 +35,7 @@ SMALL = "train.methods=[full]"
 TEMPLATE = (
     "---\nversion: 3\nanswer: questions\n---\nText:\n{{ text }}\n\n{{ num_items }} questions of {{ title }}\n"
 )
+HEADED = "---\nversion: 1\nanswer: text\n---\nIt is of {{ heading }}. {{ text }}\n\nTell it.\n"
 STUDY = """
 corpus: {path: docs}
 chunk: {max_tokens: 128}
@@ -43,6 +44,7 @@ generate:
   templates:
     - {template: paraphrase, replicates: 2}
     - {template: words/ask.j2, num_items: 3}
+    - {template: words/above.j2}
     - {template: propose_strategies, num_items: 2, apply: apply_strategy}
 dedupe: {threshold: 1}
 export: {license: cc-by-4.0}
@@ -56,6 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     (folder / "docs").mkdir()
     (folder / "words").mkdir()
     (folder / "words" / "ask.j2").write_text(TEMPLATE)
+    (folder / "words" / "above.j2").write_text(HEADED)
     (folder / "birds.yaml").write_text(STUDY)
     for name, text in DOCUMENTS.items():
         (folder / "docs" / name).write_text(text)
@@ -145,6 +148,11 @@ def test_show_leads_from_a_row_to_its_prompt_its_chunk_and_its_document(say, pla
     assert text.endswith(
         f"\n\ndocument {row['document_id']}: The complete heron (heron.md, {len(document)} characters)"
     )
+
+
+def test_show_knows_the_headings_above_a_chunk(say, place):
+    rows = rows_of(place, "v2").filter(pl.col("start") > 0, source="heron.md", template="above")
+    assert "It is of The complete heron. " in say("show", rows["id"][0]).split("\n\nchunk ")[0]
 
 
 def test_show_finds_rows_of_older_versions_and_takes_the_beginning_of_an_id(say, place):
