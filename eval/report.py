@@ -247,13 +247,14 @@ def summary_cells(results: Json) -> list[list[str]]:
     """A header, then one row a model."""
     base = base_of(results["models"])
     header = ["model", "data", "method", "F1", "EM", "answer NLL"]
-    rows = [header + ["general F1", "change", "general NLL", "change"]]
+    rows = [header + ["general F1", "change", "general NLL", "change", "KL"]]
     for model in results["models"]:
         row = [model["name"], model["data"] or "-", model["method"] or "-"]
         row += [str(measured(model, "learning", key)) for key in ("f1", "exact_match", "answer_nll")]
         for key in (("general_questions", "f1"), ("general_text", "nll")):
             row += [str(measured(model, *key)), change(results, model, base, *key).signed()]
-        rows.append(row)
+        away = (model.get("divergence") or {}).get("general_text") or {}
+        rows.append([*row, str(Score(away.get("kl"), away.get("kl_se")))])
     return rows
 
 
@@ -269,7 +270,7 @@ def summary_markdown(results: Json) -> str:
     header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in summary_cells(results))
     lines = [f"# {results['study']}", "", verdict(results), ""]
     lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
-    return "\n".join([*lines, "", f"{ERROR_NOTE} Changes are against the base.", ""])
+    return "\n".join([*lines, "", f"{ERROR_NOTE} Changes and KL are against the base.", ""])
 
 
 # The page
