@@ -56,20 +56,28 @@ def generate(
     work = plan.missing(ledger)
     table, num_planned, num_asked = work.table, work.num_planned, 0
     if work.missing.height:
-        queue = _Queue(plan, work)
         engine = make_engine()
         limits, kept = Limits(settings.budget, settings.prices), Accepted()
+        failed: list[int] = []  # asked now, and not again in this run
         try:
             with ledger.writer() as writer:
-                for answers in _answer(engine, queue, settings.max_in_flight, limits):
-                    for request, completion in answers:
-                        writer.append(_row(request, completion, model))
-                        num_planned += queue.follow(request, completion)
-                        num_asked += 1
-                        kept.count(request.template.name, completion)
-                        total = num_asked + len(queue) + engine.num_running
-                        progress(num_asked, total, "answers", f"{limits.describe()}; {kept.describe()}")
-                    writer.flush_if_due()
+                while work.missing.height:
+                    queue = _Queue(plan, work)
+                    for answers in _answer(engine, queue, settings.max_in_flight, limits):
+                        for request, completion in answers:
+                            writer.append(_row(request, completion, model))
+                            num_planned += queue.follow(request, completion)
+                            num_asked += 1
+                            failed += [request.key] if completion.error else []
+                            kept.count(request.template.name, completion)
+                            total = num_asked + len(queue) + engine.num_running
+                            progress(num_asked, total, "answers", f"{limits.describe()}; {kept.describe()}")
+                        writer.flush_if_due()
+                    if queue or not plan.may_ask_again:
+                        break
+                    writer.flush()
+                    work = plan.missing(ledger, failed)
+                    num_planned += work.missing.height
         finally:
             engine.close()
         if queue:

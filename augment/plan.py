@@ -2,12 +2,13 @@
 
 A request is addressed by what determines its answer: chunk text, template source, strategy, model and revision,
 sampling, replicate (`keys.py`). Millions of them are rows of numbers; a prompt is rendered when its turn comes.
+With `attempts`, what was rejected is asked again under new replicates, until enough answers are accepted.
 NOT covered: what is asked and when (`generate.py`).
 """
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
@@ -15,7 +16,8 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from active_reading.augment.endpoint import EndpointSettings
-from active_reading.augment.engine import Sampling
+from active_reading.augment.engine import TOO_LONG, Sampling
+from active_reading.augment.funnel import REJECTION, STATUS
 from active_reading.augment.json_answers import plain_answer
 from active_reading.augment.keys import KEY, part_key, request_id, text_keys
 from active_reading.augment.ledger import Ledger
@@ -30,12 +32,23 @@ class TemplateUse(BaseModel):
 
     template: str = Field(description="name of a shipped template, or a path to a .j2 file")
     replicates: int = Field(1, ge=1, description="answers per chunk (and strategy)")
+    attempts: int | None = Field(
+        None, ge=1, description="ask again, up to so often in all, until `replicates` answers are accepted"
+    )
     max_tokens: int = Field(
         256, ge=8, description="longer answers are cut: their whole questions or strategies are used"
     )
     num_items: int = Field(4, ge=1, description="questions or strategies to ask for")
     apply: str | None = Field(None, description="for strategies: the template that applies each of them")
     apply_max_tokens: int = Field(256, ge=8, description="for strategies: max_tokens of the applications")
+
+    @model_validator(mode="after")
+    def _attempts_suffice(self) -> Self:
+        if self.attempts is not None and self.attempts < self.replicates:
+            raise ValueError(
+                f"{self.template}: attempts={self.attempts} is less than the replicates={self.replicates} wanted"
+            )
+        return self
 
 
 class GenerateSettings(BaseModel):
@@ -119,6 +132,15 @@ class Recipe:
     @property
     def replicates(self) -> int:
         return 1 if self.proposes else self.use.replicates
+
+    @property
+    def attempts(self) -> int:
+        """At most so many replicates are asked."""
+        return self.replicates if self.proposes or self.use.attempts is None else self.use.attempts
+
+    @property
+    def may_repeat(self) -> bool:
+        return self.attempts > self.replicates
 
 
 @dataclass(frozen=True)
@@ -295,19 +317,73 @@ class Plan:
         table = self.initial()
         proposing = [place for place, recipe in enumerate(self.planner.recipes) if recipe.proposes]
         proposals = table.filter(pl.col("recipe").is_in(proposing))
-        if not proposals.height:
-            return table
-        answers = ledger.rows_of(proposals).filter(pl.col("error").is_null()).select("key", "text", "finish_reason")
-        answered = proposals.join(answers, on="key").select("chunk", "recipe", "text", "finish_reason")
-        follow_ups = self.table(row for answer in answered.iter_rows() for row in self.follow_ups(*answer))
-        return pl.concat([table, follow_ups]).sort("chunk", "recipe", "place", "replicate")
+        if proposals.height:
+            answers = ledger.rows_of(proposals).filter(pl.col("error").is_null())
+            answered = proposals.join(answers.select("key", "text", "finish_reason"), on="key")
+            answered = answered.select("chunk", "recipe", "text", "finish_reason")
+            follow_ups = self.table(row for answer in answered.iter_rows() for row in self.follow_ups(*answer))
+            table = pl.concat([table, follow_ups])
+        if self.may_ask_again:
+            table = self._with_attempts(table, ledger)
+        in_order = not (proposals.height or self.may_ask_again)
+        return table if in_order else table.sort("chunk", "recipe", "place", "replicate")
 
-    def missing(self, ledger: Ledger) -> "Work":
-        """The plan, and what of it the ledger does not answer."""
+    @property
+    def may_ask_again(self) -> bool:
+        """Whether a recipe wants a number of accepted answers, so that rejected ones make more requests."""
+        return any(recipe.may_repeat for recipe in self.planner.recipes)
+
+    def _with_attempts(self, table: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
+        """The table, and further replicates in place of those that were rejected.
+
+        Of a recipe on a chunk (and strategy) as many are added as are lacking, once all that were asked before have
+        their answers: what is asked depends on the answers, not on when they came. None are added for
+        a prompt that is too long, which the same words would be again, nor while a request may still succeed.
+        """
+        wanted = [(place, r.replicates, r.attempts) for place, r in enumerate(self.planner.recipes) if r.may_repeat]
+        limits = pl.DataFrame(
+            wanted, {"recipe": pl.UInt16, "replicates": pl.Int64, "attempts": pl.Int64}, orient="row"
+        )
+        added = table.join(limits, on="recipe", how="semi")
+        while added.height:
+            asked = table.join(limits, on="recipe", maintain_order="left")
+            became = ledger.rows_of(asked).select("key", status=STATUS, rejection=REJECTION)
+            groups = (
+                asked.join(became, on="key", how="left", maintain_order="left")
+                .group_by("chunk", "recipe", "place", "strategy", "replicates", "attempts", maintain_order=True)
+                .agg(
+                    pl.col("key").filter(replicate=0).first(),
+                    asked=pl.len().cast(pl.Int64),
+                    accepted=(pl.col("status") == "accepted").sum().cast(pl.Int64),
+                    is_open=(pl.col("status").is_null() | (pl.col("status") == "failed")).any(),
+                    is_too_long=(pl.col("rejection") == TOO_LONG).any(),
+                )
+                .filter(~pl.col("is_open"), ~pl.col("is_too_long"))
+            )
+            lacking = pl.min_horizontal(
+                pl.col("replicates") - pl.col("accepted"), pl.col("attempts") - pl.col("asked")
+            )
+            groups = groups.with_columns(lacking=lacking).filter(pl.col("lacking") > 0)
+            added = self.table(
+                (
+                    key ^ part_key("replicate", 0) ^ part_key("replicate", number),
+                    *(chunk, recipe, place, number, strategy),
+                )
+                for key, chunk, recipe, place, strategy, first, count in groups.select(
+                    "key", "chunk", "recipe", "place", "strategy", "asked", "lacking"
+                ).iter_rows()
+                for number in range(first, first + count)
+            )
+            table = pl.concat([table, added])
+        return table
+
+    def missing(self, ledger: Ledger, failed: Sequence[int] = ()) -> "Work":
+        """The plan, and what of it the ledger does not answer, without the requests in `failed` (keys)."""
         table = self.complete(ledger)
         distinct = table.unique("key", keep="first", maintain_order=True)
         answered = ledger.answered()
-        missing = distinct.join(answered.to_frame(), on="key", how="anti", maintain_order="left")
+        done = pl.concat([answered, pl.Series(failed, dtype=KEY)]).to_frame("key")
+        missing = distinct.join(done, on="key", how="anti", maintain_order="left")
         return Work(table, distinct.height, missing, answered)
 
     def table(self, rows: Iterable[tuple[Any, ...]]) -> pl.DataFrame:
