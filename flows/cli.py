@@ -83,6 +83,10 @@ def _run(arguments: argparse.Namespace) -> None:
 
         for block in preview(study):
             print(block)
+    elif arguments.command == "estimate":
+        from active_reading.flows.estimate import estimate
+
+        print(estimate(study, arguments.sample))
     elif arguments.command in ("run", "demo"):
         _show(run_flow(study))
     else:
@@ -114,11 +118,13 @@ def _parser() -> argparse.ArgumentParser:
         "--sequence", action="store_true", help="corpora learned in this order, one a kind of question"
     )
     shown = commands.add_parser("preview", help="show five filled prompts and their answers; writes nothing")
+    estimated = commands.add_parser("estimate", help="ask a sample; say what the rest will take and cost")
+    estimated.add_argument("--sample", type=_count, default=8, help="chunks to ask (default 8)")
     demo = commands.add_parser("demo", help="run the study that ships with the package")
     stages = [commands.add_parser(stage, help=f"up to here: {HELP[stage]}") for stage in STAGES]
-    for command in (run, served, shown, *stages):
+    for command in (run, served, shown, estimated, *stages):
         command.add_argument("target", metavar="CONFIG_OR_PATH", help="a study in YAML, or a folder of documents")
-    for command in (run, served, shown, demo, *stages):
+    for command in (run, served, shown, estimated, demo, *stages):
         command.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that win")
         command.add_argument("--model", help="a Hugging Face id or a folder")
     return parser
@@ -168,6 +174,12 @@ def _patch(arguments: argparse.Namespace) -> None:
         elif arguments.action == "merge":
             patch.merge_patches(arguments.patches, path)
         print(json.dumps(patch.describe_patch(path), indent=2))
+
+
+def _count(word: str) -> int:
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number of at least 1")
+    return int(word)
 
 
 def _overrides(arguments: argparse.Namespace) -> list[str]:

@@ -38,6 +38,7 @@ from active_reading.train.sweep import Variant
 
 logger = logging.getLogger(__name__)
 DATASET = "dataset"  # the folder of the data set's versions
+LEDGER = "ledger"  # the folder of all answers
 VERSIONS = {
     "ingest": 2,
     "chunk": 2,
@@ -106,10 +107,10 @@ def generate(study: Study, documents: Step, chunks: Step) -> Step:
 
         with Progress("generate") as progress:
             made = ask(
-                _with_titles(chunks, documents),
+                with_titles(chunks, documents),
                 study.generate,
-                _identity(study, model),
-                Ledger(study.root / "ledger"),
+                identity(study, model),
+                Ledger(study.root / LEDGER),
                 lambda: make_engine(study.generate, model.folder),
                 progress,
             )
@@ -166,7 +167,7 @@ def filter_(study: Study, documents: Step, chunks: Step, generations: Step) -> S
         rows = filter_generations(
             _read(generations, "generations").with_columns(plain.alias("text")),
             answers,
-            _with_titles(chunks, documents),
+            with_titles(chunks, documents),
             study.filter,
         )
         kept = rows.filter(pl.col("reason").is_null()).drop("reason", "detail")
@@ -281,7 +282,7 @@ def export(
         tokenizer = load_tokenizer(model.folder)
         answers = {name: template.answer for name, template in templates.items()}
         batches = make_rows(
-            _with_titles(chunks, documents),
+            with_titles(chunks, documents),
             pl.scan_parquet(distinct.folder / "distinct.parquet"),
             _read(decontaminated, "removed"),
             answers,
@@ -318,7 +319,7 @@ def publish(study: Study, dataset: Step) -> Path:
     facts = {
         "study": study.name,
         "made_with": f"active-reading {version('active-reading')}",
-        "generator": dataclasses.asdict(_identity(study, model)),
+        "generator": dataclasses.asdict(identity(study, model)),
         "views": {"instruction": study.export.instruction},
     }
     made = [name for name in files if name not in (MANIFEST, CONFIG)]
@@ -398,7 +399,7 @@ def _passages(chunks: Step, documents: Step) -> list[Any]:
     """The chunks, each with the names that a question may give its document."""
     from active_reading.eval.ceilings import Passage
 
-    rows = _with_titles(chunks, documents).select("text", "document_id", "title", "source").rows()
+    rows = with_titles(chunks, documents).select("text", "document_id", "title", "source").rows()
     return [
         Passage(text, frozenset(name for name in (*names, Path(names[-1]).name) if name)) for text, *names in rows
     ]
@@ -407,15 +408,16 @@ def _passages(chunks: Step, documents: Step) -> list[Any]:
 def generator_facts(study: Study, model: ResolvedModel) -> dict[str, Any]:
     """Which model wrote the texts, and how they were drawn."""
     sampling = study.generate.model_dump(include={"engine", "temperature", "top_p", "seed"})
-    who = _identity(study, model)
+    who = identity(study, model)
     # The echo says so in its engine's name.
     return {"model": who.name, "revision": model.revision if who.revision == "echo" else who.revision, **sampling}
 
 
-def _identity(study: Study, model: ResolvedModel) -> ModelIdentity:
-    from active_reading.augment.generate import identity
+def identity(study: Study, model: ResolvedModel) -> ModelIdentity:
+    """Who answers the study's requests."""
+    from active_reading.augment.generate import identity as answering
 
-    return identity(study.generate, model.name, model.revision)
+    return answering(study.generate, model.name, model.revision)
 
 
 def funnel(generations: Step, filtered: Step, distinct: Step, decontaminated: Step) -> list[dict[str, Any]]:
@@ -440,7 +442,7 @@ def _data_hash(folder: Path) -> str:
     return content_hash([file_hash(path) for path in sorted(folder.iterdir())])
 
 
-def _with_titles(chunks: Step, documents: Step) -> pl.DataFrame:
+def with_titles(chunks: Step, documents: Step) -> pl.DataFrame:
     titles = _read(documents, "documents").select("document_id", "title", "source")
     return _read(chunks, "chunks").join(titles, on="document_id", how="left", maintain_order="left")
 

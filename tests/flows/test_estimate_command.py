@@ -1,0 +1,29 @@
+"""Estimate: a sample is asked, kept, and told as a table."""
+
+import re
+
+from active_reading.flows.estimate import estimate
+from active_reading.flows.pipeline import run_plain
+from active_reading.flows.settings import load_study
+
+
+def test_an_estimate_tells_what_remains_and_the_run_asks_just_that(tmp_path, tiny_model, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    for number in range(12):
+        (tmp_path / "docs" / f"{number}.txt").write_text(f"The owl {number} sleeps in the oak. The owl eats mice.")
+    words = [
+        f"model={tiny_model}",
+        "generate.engine=echo",
+        "train.methods=[full]",
+        "generate.prices.completion_per_million=100000",
+    ]
+    study = load_study(str(tmp_path / "docs"), words)
+    told = estimate(study, 4)
+    assert told.startswith("12 documents, 12 chunks\n0 requests are answered already\na sample of 4 chunks: ")
+    expected = int(re.search(r"^all +(\d+)", told, re.MULTILINE)[1])
+    assert re.search(r"cost at the given prices: \d+\.\d\d$", told)
+    caplog.set_level("INFO", logger="active_reading")
+    run_plain(study, "generate")
+    assert f"{expected} requests asked now" in caplog.text
+    assert estimate(study, 4).endswith("\nnothing remains to be asked")
