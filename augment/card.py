@@ -17,7 +17,9 @@ from active_reading.augment.decontaminate import NGRAM_WORDS
 from active_reading.augment.export import CONFIGS, ExportSettings
 from active_reading.augment.figures import COPIED_WORDS, DISTINCT_WORDS
 
+LEAST_SHOWN = 10  # documents of the smallest coverage
 SOURCES_SHOWN = 20
+LEAST_SHOWN = 10  # documents of the smallest coverage
 RECIPE = "study.yaml"
 SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
 LOAD = """\
@@ -48,6 +50,7 @@ class CardFacts:
     funnel: list[dict[str, Any]]
     faithfulness: dict[str, dict[str, float | int]]
     diversity: list[dict[str, Any]]
+    coverage: list[dict[str, Any]]  # per document, as `coverage.by_document` counts, with its `source`
     decontamination: dict[str, dict[str, int]] | None  # per evaluation set; None when it was off
 
 
@@ -98,11 +101,13 @@ def make_card(facts: CardFacts, settings: ExportSettings) -> str:
         *_counts(facts),
         "## Faithfulness and diversity",
         *_figures(facts),
+        "## Coverage",
+        *_coverage(facts.coverage),
         "## Decontamination",
         *_decontamination(facts.decontamination),
         "## Generator",
         "\n".join(f"- {name}: {value}" for name, value in facts.generator.items()),
-        table(("template", "replicates", "max_tokens", "num_items", "applies"), facts.uses),
+        table(("template", "replicates", "attempts", "max_tokens", "num_items", "applies"), facts.uses),
         "## Templates",
         *(f"### {name}\n\n{_fenced(source)}" for name, source in facts.templates.items()),
         "## Make it again",
@@ -211,6 +216,22 @@ def _figures(facts: CardFacts) -> list[str]:
         f"still be wrong in its chunk's own words. distinct: different runs of {DISTINCT_WORDS} words over all of "
         "them, in the sample of the rows together. copied: mean share of a row's runs of "
         f"{COPIED_WORDS} words that its chunk has, +- one standard error over rows.",
+    ]
+
+
+def _coverage(documents: list[dict[str, Any]]) -> list[str]:
+    """All documents together, and those of whose sentences the smallest share is mentioned."""
+    counted = ("sentences", "sentences_mentioned", "numbers", "numbers_mentioned")
+    total = {name: sum(line[name] for line in documents) for name in counted}
+    share = {line["source"]: line["sentences_mentioned"] / max(line["sentences"], 1) for line in documents}
+    least = sorted((line for line in documents if line["sentences"]), key=lambda line: share[line["source"]])
+    lines = [{**line, "source": _code(line["source"])} for line in least[:LEAST_SHOWN]]
+    return [
+        f"The generated texts mention {_share(total['sentences_mentioned'], total['sentences'])} of the documents' "
+        f"{total['sentences']:,} sentences and {_share(total['numbers_mentioned'], total['numbers'])} of their "
+        f"{total['numbers']:,} numbers. A sentence counts as mentioned when one text of its chunk has half of its "
+        "content words. What none mentions is in `coverage.parquet`; the documents with the smallest share:",
+        table(("source", *counted), lines),
     ]
 
 

@@ -36,6 +36,7 @@ OTHER_COLOUR = "#8a6fb0"
 DATA_SYMBOLS = {None: "square", "naive": "circle-open", "augmented": "circle"}
 METRICS = {"f1": "F1", "exact_match": "Exact match", "answer_nll": "Answer NLL", "nll": "NLL"}
 TASK_METRICS = {"acc": "Accuracy", "acc_norm": "Accuracy, by length", "nll_per_byte": "NLL per byte"}
+LEAST_SHOWN = 10  # documents of the smallest coverage
 HIGHER_IS_BETTER = ("f1", "exact_match", "acc")  # and what begins so
 PLANES = {
     "F1": ("f1", "F1 on the gold questions"),
@@ -370,6 +371,12 @@ def drop_rows(results: Json) -> list[Json]:
     return found
 
 
+def least_covered(documents: list[Json]) -> list[Json]:
+    """The documents of whose sentences the generated texts mention the smallest shares."""
+    told = [document for document in documents if document["sentences"]]
+    return sorted(told, key=lambda line: line["sentences_mentioned"] / line["sentences"])[:LEAST_SHOWN]
+
+
 @functools.cache
 def packed_plotly() -> str:
     """Plotly's script, packed once for all pages of a process."""
@@ -471,6 +478,7 @@ def render_page(results: Json) -> str:
         columns=columns,
         rows=[(model, [score_cell(results, model, base, *c) for c in columns]) for model in models],
         kinds=kind_rows(models),
+        least_covered=least_covered(results["coverage"]),
         reasons=sorted({reason for row in results["templates"] for reason in row["dropped"]}),
         error_note=ERROR_NOTE,
     )

@@ -1,6 +1,7 @@
 """Recipe: what stands beside the rows of a data set, so that it can be understood, and made again elsewhere.
 
-`README.md` (the card), `sources.parquet` (every document with its licence), `study.yaml` and `templates/*.j2`.
+`README.md` (the card), `sources.parquet` (every document with its licence), `coverage.parquet` (what of the
+documents no text mentions), `study.yaml` and `templates/*.j2`.
 Nothing here names a folder of this machine, and nothing of the evaluation but the name of its file.
 """
 
@@ -13,6 +14,7 @@ import polars as pl
 import yaml
 
 from active_reading.augment.card import RECIPE, CardFacts, list_sources, make_card
+from active_reading.augment.coverage import by_document, coverage
 from active_reading.augment.export import scan_text
 from active_reading.augment.figures import diversity, faithfulness
 from active_reading.flows.models import ResolvedModel
@@ -53,11 +55,21 @@ def write_words(
     chunks: pl.DataFrame,
     funnel: list[dict[str, Any]],
     decontamination: dict[str, dict[str, int]] | None,
-) -> None:
-    """Write everything that a data set folder holds besides its rows, which are there already."""
+) -> dict[str, Any]:
+    """Write everything that a data set folder holds besides its rows, which are there already.
+
+    Returns `diversity` per template and `coverage` per document, as the card has them.
+    """
     rows = scan_text(folder)
     sources = list_sources(documents, rows, study.export)
     sources.write_parquet(folder / "sources.parquet")
+    present = rows.filter(template="chunk").select("chunk_id").collect()  # not what decontamination removed
+    present = chunks.join(present, on="chunk_id", how="semi", maintain_order="left")
+    told = coverage(present, rows.filter(pl.col("template") != "chunk"))
+    told.write_parquet(folder / "coverage.parquet")
+    names = documents.select("document_id", "source")
+    covered = names.join(by_document(told), on="document_id", maintain_order="left").drop("document_id").to_dicts()
+    different = diversity(rows, chunks)
     (folder / RECIPE).write_text(recipe, encoding="utf-8")
     (folder / "templates").mkdir(exist_ok=True)
     for name, template in templates.items():
@@ -75,10 +87,12 @@ def write_words(
         counts=by_template.collect().to_dicts(),
         funnel=funnel,
         faithfulness=faithfulness(funnel),
-        diversity=diversity(rows, chunks),
+        diversity=different,
+        coverage=covered,
         decontamination=decontamination,
     )
     (folder / "README.md").write_text(make_card(facts, study.export), encoding="utf-8")
+    return {"diversity": different, "coverage": covered}
 
 
 def _uses(study: Study) -> list[dict[str, Any]]:
@@ -87,8 +101,9 @@ def _uses(study: Study) -> list[dict[str, Any]]:
     for use in study.generate.templates:
         name, applied = Path(use.template).stem, Path(use.apply).stem if use.apply else None
         asked = {"template": name, "max_tokens": use.max_tokens, "num_items": use.num_items, "applies": None}
-        lines.append({**asked, "replicates": 1 if applied else use.replicates})
+        often = {"replicates": use.replicates, "attempts": use.attempts}
+        lines.append({**asked, **({"replicates": 1, "attempts": None} if applied else often)})
         if applied:
             line = {"template": applied, "max_tokens": use.apply_max_tokens, "num_items": None, "applies": name}
-            lines.append({**line, "replicates": use.replicates})
+            lines.append({**line, **often})
     return lines

@@ -69,6 +69,8 @@ def collect_results(
         "generator": generator_facts(study, model),
         "student": {"model": model.name, "revision": model.revision},
         "templates": funnel(*(steps[name] for name in ("generate", "filter", "dedupe", "decontaminate"))),
+        "diversity": steps["export"].summary["diversity"],
+        "coverage": steps["export"].summary["coverage"],
         "models": models,
         "comparisons": _comparisons(models, scored),
         "ceilings": scored["base"].summary.get("ceilings", {}),

@@ -46,7 +46,7 @@ VERSIONS = {
     "filter": 4,
     "dedupe": 2,
     "decontaminate": 2,
-    "export": 3,
+    "export": 4,
     "train": 3,
     "evaluate": 3,
 }
@@ -289,7 +289,7 @@ def export(
             tokenizer,
         )
         write_dataset(batches, study.export.instruction, tokenizer, folder)
-        write_words(
+        figures = write_words(
             folder,
             study,
             recipe,
@@ -302,7 +302,7 @@ def export(
         )
         content = {path.name: _data_hash(path) for path in (folder / "data").iterdir()}
         num_rows, tokens = count_rows(folder)
-        return {"rows": num_rows, "tokens": tokens, "content": content}
+        return {"rows": num_rows, "tokens": tokens, "content": content, **figures}
 
     steps = (documents, chunks, generations, filtered, distinct, decontaminated)
     inputs = {step.folder.name: step.digest for step in steps} | {"recipe": content_hash(recipe)}

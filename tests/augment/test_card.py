@@ -39,7 +39,16 @@ FACTS = CardFacts(
     title="A study: 1",
     made_with="active-reading 9.9",
     generator=GENERATOR,
-    uses=[{"template": "paraphrase", "replicates": 2, "max_tokens": 64, "num_items": 4, "applies": None}],
+    uses=[
+        {
+            "template": "paraphrase",
+            "replicates": 2,
+            "attempts": None,
+            "max_tokens": 64,
+            "num_items": 4,
+            "applies": None,
+        }
+    ],
     templates={name: load_template(name).source for name in ("paraphrase", "questions")},
     sources=list_sources(DOCUMENTS, ROWS, ExportSettings()),
     counts=[
@@ -51,6 +60,10 @@ FACTS = CardFacts(
     diversity=[
         {"template": "chunk", "sample": 1, "distinct": 1.0, "copied": None, "copied_error": None},
         {"template": "paraphrase", "sample": 2, "distinct": 0.5, "copied": 0.25, "copied_error": 0.125},
+    ],
+    coverage=[
+        {"source": "a.txt", "sentences": 4, "sentences_mentioned": 3, "numbers": 2, "numbers_mentioned": 0},
+        {"source": "b.txt", "sentences": 4, "sentences_mentioned": 1, "numbers": 0, "numbers_mentioned": 0},
     ],
     decontamination=CHECKED,
 )
@@ -188,7 +201,7 @@ def test_the_card_names_the_model_the_sampling_and_every_template_in_full():
     text = card()
     for name, value in GENERATOR.items():
         assert f"\n- {name}: {value}\n" in text
-    assert "| paraphrase | 2 | 64 | 4 |  |" in text
+    assert "| paraphrase | 2 |  | 64 | 4 |  |" in text
     for name in ("paraphrase", "questions"):
         assert f"### {name}\n\n````jinja\n{load_template(name).source.strip()}\n````\n" in text
     assert "`active-reading export study.yaml` of active-reading 9.9" in text
@@ -203,3 +216,9 @@ def test_the_card_says_what_was_checked_and_removed_and_when_nothing_was_checked
     assert "## Decontamination\n\nRemoved is every text with 13 words in a row" in card()
     assert "titles hidden |\n| --- | --- | --- | --- | --- |\n| gold | 7 | 1 | 2 | 3 |\n" in card()
     assert "## Decontamination\n\nOff: texts may hold questions" in card({"decontamination": None})
+
+
+def test_the_card_says_what_no_text_mentions_and_where_most_is_missing():
+    text = card()
+    assert "mention 0.500 of the documents' 8 sentences and 0.000 of their 2 numbers" in text
+    assert text.index("| `b.txt` | 4 | 1 | 0 | 0 |") < text.index("| `a.txt` | 4 | 3 | 2 | 0 |")

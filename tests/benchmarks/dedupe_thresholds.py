@@ -47,10 +47,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "thresholds")
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.5, 0.65, 0.8, 1.0])
     parser.add_argument("--replicates", type=int, default=8)
-    parser.add_argument("--num-tokens", type=int, default=16_384)
+    parser.add_argument("--temperature", type=float, default=0.3, help="of the rewrites: the lower, the more alike")
+    parser.add_argument("--num-tokens", type=int, default=8_192)
     arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
-    study = make_study(arguments.corpus, arguments.data, arguments.output, arguments.replicates)
+    study = make_study(
+        arguments.corpus, arguments.data, arguments.output, arguments.replicates, arguments.temperature
+    )
     rewrites, chunks = kept_rewrites(study)
     assert study.evaluate.questions
     questions = read_questions(Path(study.evaluate.questions))
@@ -68,6 +71,7 @@ def main() -> None:
     result = {
         "corpus": arguments.corpus,
         "rewrites": rewrites.height,
+        "temperature": arguments.temperature,
         "base_gold_nll": made.base_nll(),
         "num_tokens": arguments.num_tokens,
         "thresholds": lines,
@@ -75,10 +79,14 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def make_study(corpus: str, data: Path, output: Path, replicates: int) -> Study:
+def make_study(corpus: str, data: Path, output: Path, replicates: int, temperature: float) -> Study:
     """A study of paraphrases alone."""
     template = f"{{template: paraphrase, replicates: {replicates}, max_tokens: 160}}"
-    overrides = [f"output={output / corpus}", f"generate.templates=[{template}]", "generate.temperature=0.7"]
+    overrides = [
+        f"output={output / corpus}",
+        f"generate.templates=[{template}]",
+        f"generate.temperature={temperature}",
+    ]
     if corpus == "demo":
         return demo_study(overrides)
     folder, questions = xquad_files(data / "xquad_en_24_articles.json", output, 6)

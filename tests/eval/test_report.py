@@ -104,6 +104,14 @@ def results() -> dict[str, Any]:
             fake_template("paraphrase", {"ungrounded": 50, "copy": 20, "duplicate": 10}),
             fake_template("question_answer", {"ungrounded": 61, "too_short": 9, "duplicate": 10}),
         ],
+        "diversity": [
+            {"template": "chunk", "sample": 84, "distinct": 0.912, "copied": None, "copied_error": None},
+            {"template": "paraphrase", "sample": 90, "distinct": 0.731, "copied": 0.214, "copied_error": 0.01},
+        ],
+        "coverage": [
+            {"source": "full.md", "sentences": 9, "sentences_mentioned": 9, "numbers": 1, "numbers_mentioned": 1},
+            {"source": "thin.md", "sentences": 8, "sentences_mentioned": 2, "numbers": 4, "numbers_mentioned": 0},
+        ],
         "models": models,
         "comparisons": fake_comparisons(models),
         "questions": [
@@ -374,3 +382,13 @@ def test_a_standard_task_is_a_column_and_its_accuracy_is_better_higher(
     assert "Hellaswag</th>" in page
     assert "<th>Accuracy</th>" in page
     assert page.count('<small class="worse">\u22120.100 ± 0.014</small>') == 6
+
+
+def test_the_page_shows_how_different_texts_are_and_what_none_mentions(results, tmp_path):
+    page = page_of(results, tmp_path)
+    different = page.partition('id="diversity"')[2].partition("</table>")[0]
+    assert re.findall(r">([^<>\n]+)</td>", different) == ["84", "0.912", "\u2013", "90", "0.731", "0.214"]
+    covered = page.partition('id="coverage"')[2].partition("</table>")[0]
+    assert re.findall(r'"row">([^<]+)<', covered) == ["thin.md", "full.md"], "the least mentioned comes first"
+    assert "mention 11 of the documents' 17 sentences" in html.unescape(page)
+    assert "and 1 of their 5 numbers" in page

@@ -29,8 +29,8 @@ DOCUMENTS = {
 }
 EDIT = ("1921", "1922")
 NEW = "Lake Umbrosel is the deepest lake of the north and freezes over in the month of November.\n"
-HEADINGS = ["Load", "Sources and licences", "Counts", "Faithfulness and diversity", "Decontamination", "Generator"]
-HEADINGS += ["Templates", "Make it again"]
+HEADINGS = ["Load", "Sources and licences", "Counts", "Faithfulness and diversity", "Coverage"]
+HEADINGS += ["Decontamination", "Generator", "Templates", "Make it again"]
 SMALL = "train.methods=[full]"
 TEMPLATE = (
     "---\nversion: 3\nanswer: questions\n---\nText:\n{{ text }}\n\n{{ num_items }} questions of {{ title }}\n"
