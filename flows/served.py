@@ -1,6 +1,8 @@
 """The Prefect flow itself: importing this module imports Prefect."""
 
+import json
 import logging
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import yaml
 from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from active_reading.flows.pipeline import run_stages
@@ -37,4 +40,20 @@ def study_flow(study: str) -> Path:
 
 
 def _run(study: str) -> Path:
-    return run_stages(Study.model_validate(yaml.safe_load(study)), "report", _as_task)
+    asked = Study.model_validate(yaml.safe_load(study))
+    page = run_stages(asked, "report", _as_task)
+    _publish_artifacts(page, asked.name)
+    return page
+
+
+def _publish_artifacts(page: Path, name: str) -> None:
+    """Show the run's summary and what became of its requests in Prefect's pages; each run is a version of them."""
+    key = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    create_markdown_artifact(
+        page.with_name("summary.md").read_text(encoding="utf-8"),
+        f"{key}-summary",
+        f"What the models learned: {page}",
+    )
+    funnel = json.loads(page.with_name("results.json").read_text(encoding="utf-8"))["templates"]
+    rows = [{**row, "dropped": ", ".join(f"{why} {n}" for why, n in row["dropped"].items())} for row in funnel]
+    create_table_artifact(rows, f"{key}-generation", "Requests and texts of each template")

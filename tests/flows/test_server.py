@@ -1,5 +1,6 @@
 """The server of a run: it outlives Ctrl-C until everything is told to it, and dies with a run that is killed."""
 
+import json
 import logging
 import os
 import signal
@@ -81,3 +82,21 @@ def test_a_scheduled_run_says_how_it_failed(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="has no document: documents are"):
         study_flow.fn(study.to_yaml())
     assert "run failed: corpus folder" in capsys.readouterr().out
+
+
+def test_a_run_shows_its_summary_and_its_funnel_in_prefect(tmp_path, monkeypatch):
+    from active_reading.flows.served import _publish_artifacts
+    from active_reading.flows.server import running_server
+
+    database = f"sqlite+aiosqlite:///{tmp_path / 'prefect.db'}"
+    monkeypatch.setenv("PREFECT_API_URL", "")  # what the server sets is taken back
+    monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", database)
+    (tmp_path / "summary.md").write_text("# Owls\n\nNothing was forgotten.\n")
+    funnel = [{"template": "paraphrase", "planned": 3, "dropped": {"copy": 2, "too_short": 1}}]
+    (tmp_path / "results.json").write_text(json.dumps({"templates": funnel}))
+    with running_server() as url:
+        _publish_artifacts(tmp_path / "index.html", "Owls & eels")
+        found = {row["key"]: row for row in httpx.post(f"{url}/artifacts/filter", json={}, timeout=20).json()}
+    assert found["owls-eels-summary"]["data"] == "# Owls\n\nNothing was forgotten.\n"
+    rows = json.loads(found["owls-eels-generation"]["data"])
+    assert rows == [{"template": "paraphrase", "planned": 3, "dropped": "copy 2, too_short 1"}]
