@@ -26,6 +26,7 @@ from plotly.offline import get_plotlyjs
 
 from active_reading.eval.figures import write_plane
 from active_reading.eval.paired import mean_of_differences
+from active_reading.eval.scaling import Trained, scaling_figure
 from active_reading.eval.tradeoff import matched_rows, pareto_front
 
 Json = dict[str, Any]
@@ -315,6 +316,22 @@ def plane(points: list[Point], field: str, title: str) -> Json | None:
     return json.loads(figure.to_json()) if any(point.method for point in points) else None
 
 
+def scaling(results: Json) -> Json | None:
+    """Learning over tokens, by the first measure of learning that there is."""
+    points = points_of(results)
+    for field, title in PLANES.values():
+        pairs = zip(results["models"], points, strict=True)
+        known = [(model, getattr(point, field)) for model, point in pairs if model["method"] and model["train"]]
+        trained = [
+            Trained(model["data"], model["method"], model["train"]["tokens"], score.value, score.se or 0.0)
+            for model, score in known
+            if score.value is not None and model["train"]["tokens"]
+        ]
+        if trained:
+            return scaling_figure(trained, {str(name): colour for name, colour in METHOD_COLOURS.items()}, title)
+    return None
+
+
 def drawable(points: list[Point], field: str) -> list[Point]:
     return [point for point in points if getattr(point, field).value is not None and point.loss.value is not None]
 
@@ -462,6 +479,7 @@ def render_page(results: Json) -> str:
         created=datetime.fromisoformat(results["created"]).strftime("%d %B %Y, %H:%M %Z").strip(),
         verdict=verdict(results),
         extremes=extremes(points),
+        scaling=scaling(results),
         charts={name: chart for name, chart in charts.items() if chart},
         plotly_script=packed_plotly() if any(charts.values()) else "",
         samples=packed(json.dumps(samples)) if samples["items"] else "",

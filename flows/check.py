@@ -12,11 +12,14 @@ from active_reading.flows.models import ResolvedModel, resolve_model
 from active_reading.flows.settings import Study
 from active_reading.train.sweep import variants
 
+WHOLE = ("naive", "augmented")  # the data that are no templates' texts alone
+
 
 def check_study(study: Study) -> ResolvedModel:
     """Fail now rather than after an hour: corpus, templates, questions, model, memory settings."""
     check_corpus(study.corpus)
-    Planner(study.generate, ModelIdentity("", ""))
+    planner = Planner(study.generate, ModelIdentity("", ""))
+    _check_data(study.train.data, planner)
     questions = read_questions(Path(study.evaluate.questions)) if study.evaluate.questions else []
     for use in study.evaluate.tasks:
         for path in use.files:
@@ -35,6 +38,18 @@ def check_study(study: Study) -> ResolvedModel:
         if variant.method == "memory" and depth and max(layers) >= depth:
             raise ValueError(f"train.memory.layers={layers}: {model.name} has only layers 0 to {depth - 1}")
     return model
+
+
+def _check_data(wanted: list[str], planner: Planner) -> None:
+    """What is trained on is something that the study writes."""
+    written = ["chunk", *(t.name for t in planner.templates.values() if t.answer != "strategies")]
+    for data in wanted:
+        for name in [] if data in WHOLE else data.split("+"):
+            if name not in written:
+                raise ValueError(
+                    f"train.data={data}: the study has no template '{name}' whose texts are kept: name "
+                    f"{', '.join(WHOLE)}, or one or more of {', '.join(written)}, joined by +"
+                )
 
 
 def _check_background(path: str, evaluation: dict[str, list[str]]) -> None:

@@ -28,6 +28,7 @@ from active_reading.augment.identity import content_hash, file_hash
 from active_reading.augment.ingest import read_documents
 from active_reading.augment.plan import ModelIdentity
 from active_reading.eval.questions import evaluation_texts
+from active_reading.flows.check import WHOLE
 from active_reading.flows.models import ResolvedModel, cache_folder, resolve_model
 from active_reading.flows.progress import Progress
 from active_reading.flows.recipe import make_recipe, write_words
@@ -327,16 +328,26 @@ def publish(study: Study, dataset: Step) -> Path:
 
 
 def train(study: Study, dataset: Step, data: str, variant: Variant) -> Step:
-    """Train the study's model with one method and setting on the naive or the augmented data."""
+    """Train the study's model with one method and setting on one of `train.data`.
+
+    Raises ValueError when no text of the wanted templates is left.
+    """
     model = resolve_model(study.model)
-    part = {"naive": "chunks", "augmented": "text"}[data]
+    part = {"naive": "chunks"}.get(data, "text")
+    rows = pl.scan_parquet(dataset.folder / "data" / part / "*.parquet").select("text", "chunk_id", "template")
+    content = dataset.summary["content"][part]
+    if data not in WHOLE:
+        rows = rows.filter(pl.col("template").is_in(data.split("+")))
+        content = content_hash(rows.select("text").collect()["text"].to_list())
     name = f"{data}-{variant.method}{variant.label}"
 
     def build(folder: Path) -> dict[str, Any]:
         from active_reading.train.trainer import train_model
 
-        rows = pl.read_parquet(dataset.folder / "data" / part / "*.parquet")
-        texts, chunks = rows["text"].to_list(), rows["chunk_id"].to_list()
+        chosen_rows = rows.collect()
+        texts, chunks = chosen_rows["text"].to_list(), chosen_rows["chunk_id"].to_list()
+        if not texts:
+            raise ValueError(f"train.data={data}: the data set has no text of it")
         with Progress(f"train {name}") as progress:
             return train_model(
                 texts,
@@ -352,7 +363,7 @@ def train(study: Study, dataset: Step, data: str, variant: Variant) -> Step:
     chosen, method = variant.settings, variant.method
     settings = chosen.decisive(method) | {"data": data}
     # The rows alone: what the card says (of the evaluation, too) makes no other model.
-    inputs = {"dataset": dataset.summary["content"][part], "model": model.revision}
+    inputs = {"dataset": content, "model": model.revision}
     if chosen.background:
         inputs["background"] = file_hash(Path(chosen.background))
     return _step(study, "train", settings, inputs, build, label=f"train-{name}", resumable=True)

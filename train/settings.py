@@ -76,7 +76,12 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     methods: list[Method] = Field(["full", "lora", "memory"], min_length=1)
-    data: list[Literal["naive", "augmented"]] = Field(["naive", "augmented"], min_length=1)
+    data: list[str] = Field(
+        ["naive", "augmented"],
+        min_length=1,
+        description="naive: the documents' chunks; augmented: these and all that was written; or names of "
+        "templates, joined by +, for their texts alone (chunk: the chunks)",
+    )
     num_tokens: int = Field(40_000, ge=100, description="token budget of every model")
     batch_tokens: int = Field(1024, ge=16, description="tokens per step")
     max_length: int = Field(512, ge=16, description="longer texts are cut")

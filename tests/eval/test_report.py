@@ -392,3 +392,17 @@ def test_the_page_shows_how_different_texts_are_and_what_none_mentions(results, 
     assert re.findall(r'"row">([^<]+)<', covered) == ["thin.md", "full.md"], "the least mentioned comes first"
     assert "mention 11 of the documents' 17 sentences" in html.unescape(page)
     assert "and 1 of their 5 numbers" in page
+
+
+def test_learning_is_drawn_over_tokens_where_there_are_several_sizes(results, tmp_path):
+    assert 'id="scaling"' not in page_of(results, tmp_path)
+    sizes = iter(range(1000, 100_000, 1000))
+    for model in results["models"]:
+        if model["train"]:
+            model["train"]["tokens"] = next(sizes)
+        model["data"] = model["data"] and "paraphrase"
+    page = page_of(results, tmp_path)
+    drawn = page.partition('drawScaling(document.getElementById("scaling"), ')[2].partition(");")[0]
+    curves = json.loads(drawn)["data"]
+    assert [curve["name"] for curve in curves] == ["paraphrase, full", "paraphrase, lora", "paraphrase, memory"]
+    assert all(curve["x"] == sorted(curve["x"]) and len(curve["x"]) == 2 for curve in curves)

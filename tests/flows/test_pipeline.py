@@ -6,6 +6,7 @@ a real generator (test_end_to_end.py).
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,27 @@ def test_another_learning_rate_trains_only_that_method_again(project, tiny_model
     run_plain(study_in(project, tiny_model, "train.learning_rates.lora=0.01"), "train")
     made = {Path(name).parts[1].rpartition("-")[0] for name in set(times(project)) - before}
     assert made == {"train-naive-lora", "train-augmented-lora"}
+
+
+def test_models_can_learn_the_texts_of_some_templates_alone(project, tiny_model):
+    """By name, at several sizes; the picture of learning over tokens has a curve for each."""
+    words = [
+        "train.methods=[full]",
+        "train.data=[naive, paraphrase, chunk+questions]",
+        "train.sweep.num_tokens=[200, 400]",
+    ]
+    run_plain(study_in(project, tiny_model, *words), "report")
+    results = results_of(project)
+    trained = {model["name"]: model["train"]["tokens"] for model in results["models"] if model["train"]}
+    assert set(trained) == {
+        f"{data}-full-numtokens{size}" for data in ("naive", "paraphrase", "chunk+questions") for size in (200, 400)
+    }
+    assert trained["paraphrase-full-numtokens400"] == 400
+    page = (project / "out" / "index.html").read_text(encoding="utf-8")
+    assert 'id="scaling"' in page
+    for wrong in ("propose_strategies", "paraphase", "naive+paraphrase", ""):
+        with pytest.raises(ValueError, match=rf"train.data={re.escape(wrong)}: the study has no template"):
+            run_plain(study_in(project, tiny_model, f"train.data=['{wrong}']"), "train")
 
 
 def ask(folder: Path, *questions: str) -> None:
