@@ -15,16 +15,11 @@ from typing import Any
 
 import pytest
 
-from active_reading.eval.report import (
-    Score,
-    drop_rows,
-    finite,
-    forgetting,
-    pairs_to_compare,
-    summary_table,
-    verdict,
-    write_report,
-)
+from active_reading.eval.changes import Score, finite, forgetting, pairs_to_compare
+from active_reading.eval.report import write_report
+from active_reading.eval.summary import summary_table
+from active_reading.eval.tables import drop_rows
+from active_reading.eval.words import verdict
 
 HOSTILE = "<script>alert(1)</script>"
 DOCUMENT = "# Orsella\n\nOrsella was born in 1921 & named a moss <lazurine>.\n\nShe kept a heron, Admiral.\n"
