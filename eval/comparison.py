@@ -10,7 +10,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from active_reading.eval.report import finite, measured, metric_keys, metric_name, typeset
+from active_reading.eval.changes import finite, measured
+from active_reading.eval.tables import metric_keys, metric_name
+from active_reading.eval.words import typeset
 
 Json = dict[str, Any]
 TRANSFER = ("average", "backward", "forward", "forgetting")

@@ -4,9 +4,12 @@ import html
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import plotly.graph_objects as go
+
+from active_reading.eval.changes import Json, points_of
+from active_reading.eval.plane import METHOD_COLOURS, OTHER_COLOUR, PLANES
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
@@ -21,7 +24,23 @@ class Trained(NamedTuple):
     error: float
 
 
-def scaling_figure(models: Sequence[Trained], colours: dict[str, str], learned: str) -> dict[str, Any] | None:
+def scaling(results: Json) -> Json | None:
+    """The figure of a study's models, by the first measure of learning that there is."""
+    points = points_of(results)
+    for field, title in PLANES.values():
+        pairs = zip(results["models"], points, strict=True)
+        known = [(model, getattr(point, field)) for model, point in pairs if model["method"] and model["train"]]
+        trained = [
+            Trained(model["data"], model["method"], model["train"]["tokens"], score.value, score.se or 0.0)
+            for model, score in known
+            if score.value is not None and model["train"]["tokens"]
+        ]
+        if trained:
+            return scaling_figure(trained, title)
+    return None
+
+
+def scaling_figure(models: Sequence[Trained], learned: str) -> Json | None:
     """A plotly figure over tokens (logarithmic); None unless some kind of data and method has two sizes.
 
     Models that differ otherwise (in seed or rate) are one point: their mean, whose error is their spread's where
@@ -43,9 +62,12 @@ def scaling_figure(models: Sequence[Trained], colours: dict[str, str], learned: 
             x=[point.tokens for point in points],
             y=[point.learned for point in points],
             error_y={"array": [point.error for point in points], "thickness": 1, "width": 0},
-            line={"color": colours.get(method, "#888888"), "dash": DASHES[kinds.index(data) % len(DASHES)]},
+            line={
+                "color": METHOD_COLOURS.get(method, OTHER_COLOUR),
+                "dash": DASHES[kinds.index(data) % len(DASHES)],
+            },
         )
-    found: dict[str, Any] = json.loads(figure.to_json())
+    found: Json = json.loads(figure.to_json())
     return found
 
 

@@ -188,7 +188,7 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
 
 
 def _show(page: Path) -> None:
-    from active_reading.eval.report import summary_table
+    from active_reading.eval.summary import summary_table
 
     results = json.loads(page.with_name("results.json").read_text(encoding="utf-8"))
     print(f"\n{summary_table(results)}\n\nReport: {page}")

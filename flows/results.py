@@ -102,8 +102,8 @@ def _model(name: str, made: tuple[str, Variant] | None, trained: Step | None, sc
 
 def _comparisons(models: list[dict[str, Any]], scored: dict[str, Step]) -> list[dict[str, Any]]:
     """Pairs of models, item by item, on every set that they were asked."""
+    from active_reading.eval.changes import pairs_to_compare
     from active_reading.eval.paired import compare
-    from active_reading.eval.report import pairs_to_compare
 
     items = {name: _items(step) for name, step in scored.items()}
     compared = []

@@ -15,16 +15,11 @@ from typing import Any
 
 import pytest
 
-from active_reading.eval.report import (
-    Score,
-    drop_rows,
-    finite,
-    forgetting,
-    pairs_to_compare,
-    summary_table,
-    verdict,
-    write_report,
-)
+from active_reading.eval.changes import Score, finite, forgetting, pairs_to_compare
+from active_reading.eval.report import write_report
+from active_reading.eval.summary import summary_table
+from active_reading.eval.tables import drop_rows
+from active_reading.eval.words import verdict
 
 HOSTILE = "<script>alert(1)</script>"
 DOCUMENT = "# Orsella\n\nOrsella was born in 1921 & named a moss <lazurine>.\n\nShe kept a heron, Admiral.\n"
@@ -201,6 +196,23 @@ def test_the_summaries_have_one_line_a_model(results: dict[str, Any], tmp_path: 
     page_of(results, tmp_path)
     markdown = (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
     assert [line.split()[1] for line in markdown.splitlines() if line.startswith("| ")][2:] == names
+
+
+def test_the_summary_tells_the_distance_on_general_text_as_one_number(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    """A model's divergence is a dict by text; it must never stand in a cell as it is."""
+    new, general = {"n": 16, "kl": 0.6149751, "kl_se": 0.035}, {"n": 16, "kl": 0.1732, "kl_se": 0.0125}
+    results["models"][1]["divergence"] = {"new_text": new, "general_text": general}
+    results["models"][2]["divergence"] = {"new_text": new}
+    page_of(results, tmp_path)
+    markdown = (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown.splitlines() if line[:1] == "|"]
+    assert len({len(row) for row in rows}) == 1
+    place = rows[0].index("general KL")
+    assert [row[place] for row in rows[2:5]] == ["-", "0.173 +- 0.013", "-"]
+    assert "{" not in markdown
+    assert "0.615" not in markdown
 
 
 def test_forgetting_is_the_mean_rise_over_the_retention_sets(results: dict[str, Any]) -> None:

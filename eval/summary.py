@@ -1,0 +1,38 @@
+"""The models in one table: as aligned text for the terminal, as markdown for a pull request."""
+
+from active_reading.eval.changes import Json, Score, base_of, change, finite, measured
+from active_reading.eval.words import verdict
+
+ERROR_NOTE = "+- is one standard error over questions, from one run with one seed."
+
+
+def summary_cells(results: Json) -> list[list[str]]:
+    """A header, then one row a model."""
+    base = base_of(results["models"])
+    header = ["model", "data", "method", "F1", "EM", "answer NLL"]
+    rows = [header + ["general F1", "change", "general NLL", "change", "general KL"]]
+    for model in results["models"]:
+        row = [model["name"], model["data"] or "-", model["method"] or "-"]
+        row += [str(measured(model, "learning", key)) for key in ("f1", "exact_match", "answer_nll")]
+        for key in (("general_questions", "f1"), ("general_text", "nll")):
+            row += [str(measured(model, *key)), change(results, model, base, *key).signed()]
+        away = (model.get("divergence") or {}).get("general_text") or {}
+        rows.append([*row, str(Score(away.get("kl"), away.get("kl_se")))])
+    return rows
+
+
+def summary_table(results: Json) -> str:
+    """The models as an aligned plain-text table for the terminal."""
+    rows = summary_cells(finite(results))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def summary_markdown(results: Json) -> str:
+    header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in summary_cells(results))
+    lines = [f"# {results['study']}", "", verdict(results), ""]
+    lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+    return "\n".join(
+        [*lines, "", f"{ERROR_NOTE} Changes are against the base; KL is from its predictions, nats.", ""]
+    )

@@ -1,0 +1,70 @@
+"""What a report says in words: the verdict, the numbers to see first, numbers and settings as text."""
+
+import re
+from typing import Any
+
+from active_reading.eval.changes import Json, Point, Score, change, pairs_to_compare, points_of
+
+
+def verdict(results: Json) -> str:
+    """One sentence: who learned most, what that cost, whether augmented data helped."""
+    points = points_of(results)
+    before = next((point.f1 for point in points if point.method is None), Score(None))
+    trained = [point for point in points if point.method is not None and point.f1.value is not None]
+    if not trained:
+        return "No trained model has been measured."
+    best = max(trained, key=lambda point: point.f1.value or 0)
+    gain = best.f1_gain
+    if gain.is_clear() and (gain.value or 0) > 0:
+        learned = f"{best.name} learned most, F1 {best.f1} against {Score(before.value)} for the base"
+    elif gain.value is None:
+        learned = f"{best.name} scores highest, F1 {best.f1}"
+    else:
+        learned = f"No model clearly learned: the best, {best.name}, has F1 {best.f1} against {before} before"
+    return "; ".join(filter(None, [learned, lost_clause(best.loss), data_clause(results)])) + "."
+
+
+def lost_clause(loss: Score) -> str:
+    if loss.value is None:
+        return "what it forgot was not measured"
+    change = f"NLL on older knowledge changed by {loss.signed()} nats"
+    if loss.is_clear():
+        return f"it forgot: {change}" if loss.value > 0 else f"it forgot nothing: {change}"
+    return f"{change}, too little to tell from none"
+
+
+def data_clause(results: Json) -> str:
+    """On how many methods augmented data beat naive data; the best model of each pair counts."""
+    pairs = [(a, b) for a, b in pairs_to_compare(results["models"]) if a["data"] == "naive"]
+    gains = [change(results, after, before, "learning", "f1") for before, after in pairs]
+    won = [gain for gain in gains if (gain.value or 0) > 0]
+    count = f"{len(won)} of {len(gains)} methods ({sum(gain.is_clear() for gain in won)} clearly)"
+    return f"augmented data beat naive data on F1 for {count}" if gains else ""
+
+
+def extremes(points: list[Point]) -> list[tuple[str, str, str]]:
+    """The numbers to see first: label, model, value."""
+    trained = [point for point in points if point.method is not None]
+    learned = sorted(filter(lambda p: p.f1.value is not None, trained), key=lambda p: p.f1.value or 0)
+    lost = sorted(filter(lambda p: p.loss.value is not None, trained), key=lambda p: p.loss.value or 0)
+    rows = [("Learned most, F1", point.name, str(point.f1)) for point in learned[-1:]]
+    rows += [("Forgot least, NLL", point.name, point.loss.signed()) for point in lost[:1]]
+    return rows + [("Forgot most, NLL", point.name, point.loss.signed()) for point in lost[1:][-1:]]
+
+
+def typeset(text: str) -> str:
+    """Typographic signs in place of ASCII ones; a hyphen inside a name stays one."""
+    return "\u2013" if text == "-" else re.sub(r"(?<!\w)-(?=\d)", "\u2212", text.replace("+-", "\u00b1"))
+
+
+def plain(value: Any) -> str:
+    """Any setting or count as text."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "\u2013" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None or seconds < 60:
+        return "\u2013" if seconds is None else f"{seconds:.1f} s"
+    return f"{round(seconds) // 60} min {round(seconds) % 60:02d} s"
