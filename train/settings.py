@@ -29,7 +29,7 @@ class MemorySettings(BaseModel):
     top_t: int = Field(2000, ge=1, description="value rows per table that may move: at all (natural) or in a step")
     damping: float = Field(0.1, gt=0, description="of the rule natural, as a share of the mean curvature")
     protect_learned: float = Field(
-        1.0, ge=0, description="weight of what was learned, as background for what comes later; 0: none"
+        25.0, ge=0, description="weight of what was learned, as background for what comes later; 0: none"
     )
     background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all that ship")
     warm_tokens: int = Field(
