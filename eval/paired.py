@@ -2,8 +2,8 @@
 
 Rows are one per item: a question has `question`, `answers`, `f1`, `exact_match` and `answer_nll` (nats per token),
 a text has `text` and `nll`. Both models' rows are of the same items, in any order.
-NOT covered: intervals over seeds; correction for many comparisons. The interval needs means that are close to
-normal: where few questions changed from wrong to right or back, trust the test.
+NOT covered: intervals over seeds (`seeds.py`); correction for many comparisons. The interval needs means that are
+close to normal: where few questions changed from wrong to right or back, trust the test.
 """
 
 import math
@@ -25,14 +25,14 @@ def compare(before: Sequence[Row], after: Sequence[Row], names: tuple[str, str])
     right by exact match after alone, both times and before alone, and the `p_value` of McNemar's test.
     `names` are the models', for the message. Raises ValueError, naming what differs, when the items do.
     """
-    pairs = _pairs(before, after, names)
-    metrics = [key for key in METRICS if key in pairs[0][0]]
-    found: dict[str, Any] = {"n": len(pairs)}
+    matched = pairs(before, after, names)
+    metrics = [key for key in METRICS if key in matched[0][0]]
+    found: dict[str, Any] = {"n": len(matched)}
     found["metrics"] = {
-        key: mean_difference([old[key] for old, _ in pairs], [new[key] for _, new in pairs]) for key in metrics
+        key: mean_difference([old[key] for old, _ in matched], [new[key] for _, new in matched]) for key in metrics
     }
     if "exact_match" in metrics:
-        right = [(old["exact_match"] == 1.0, new["exact_match"] == 1.0) for old, new in pairs]
+        right = [(old["exact_match"] == 1.0, new["exact_match"] == 1.0) for old, new in matched]
         found |= {"gained": right.count((False, True)), "kept": right.count((True, True))}
         found |= {"lost": right.count((True, False))}
         found["p_value"] = mcnemar(found["gained"], found["lost"])
@@ -81,9 +81,9 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
-def _pairs(before: Sequence[Row], after: Sequence[Row], names: tuple[str, str]) -> list[tuple[Row, Row]]:
-    """Rows of the same item, in the order of `before`."""
-    old, new = {_item(row): row for row in before}, {_item(row): row for row in after}
+def pairs(before: Sequence[Row], after: Sequence[Row], names: tuple[str, str]) -> list[tuple[Row, Row]]:
+    """Rows of the same item, in the order of `before`. Raises ValueError when the items differ."""
+    old, new = {item_of(row): row for row in before}, {item_of(row): row for row in after}
     told = []
     for name, mine, other in ((names[0], old, new), (names[1], new, old)):
         alone = [item for item in mine if item not in other]
@@ -99,6 +99,6 @@ def _pairs(before: Sequence[Row], after: Sequence[Row], names: tuple[str, str]) 
     return [(old[item], new[item]) for item in old]
 
 
-def _item(row: Row) -> tuple[str, tuple[str, ...]]:
+def item_of(row: Row) -> tuple[str, tuple[str, ...]]:
     """What makes two rows the same item: the question and its accepted answers, or the text."""
     return row.get("question") or row["text"], tuple(row.get("answers", ()))

@@ -73,6 +73,7 @@ def collect_results(
         "coverage": steps["export"].summary["coverage"],
         "models": models,
         "comparisons": _comparisons(models, scored),
+        "over_seeds": _over_seeds(models, scored),
         "ceilings": scored["base"].summary.get("ceilings", {}),
         "questions": _questions(scored),
         "samples": _browser(steps, scored),
@@ -111,6 +112,28 @@ def _comparisons(models: list[dict[str, Any]], scored: dict[str, Step]) -> list[
         before, after = (items[name] for name in names)
         sets = {name: compare(before.get(name, []), after.get(name, []), names) for name in before | after}
         compared.append({"before": names[0], "after": names[1], "sets": sets})
+    return compared
+
+
+def _over_seeds(models: list[dict[str, Any]], scored: dict[str, Step]) -> list[dict[str, Any]]:
+    """Trainings of several seeds against the base, and augmented data against naive, seed by seed."""
+    from active_reading.eval.seeds import groups_of, over_seeds
+
+    groups = groups_of(models)
+    asked = [("base", dict.fromkeys(seeds, "base"), name, seeds) for name, seeds in groups.items()]
+    for name, seeds in groups.items():
+        other = name.replace("naive-", "augmented-", 1)
+        if name.startswith("naive-") and groups.get(other, {}).keys() == seeds.keys():
+            asked.append((name, seeds, other, groups[other]))
+    used = {name for _, olds, _, news in asked for name in (*olds.values(), *news.values())}
+    items = {name: _items(scored[name]) for name in used}
+    compared = []
+    for before, olds, after, news in asked:
+        rows = [[items[names[seed]] for seed in news] for names in (olds, news)]
+        sets = {
+            key: over_seeds(*([sets[key] for sets in side] for side in rows), (before, after)) for key in rows[0][0]
+        }
+        compared.append({"before": before, "after": after, "seeds": len(news), "sets": sets})
     return compared
 
 

@@ -25,6 +25,7 @@ from active_reading.eval.matched import ratio_interval
 from active_reading.eval.paired import mean_difference, mean_of_differences
 from active_reading.eval.questions import few_shot_examples, general_questions
 from active_reading.eval.scores import exact_match, f1
+from active_reading.eval.seeds import crossed_difference
 
 SIMULATIONS = 1000
 SEED = 20251125
@@ -42,6 +43,9 @@ def main() -> None:
     coverages = {name: covered(draw) for name, draw in interval_draws().items()}
     for name, share in coverages.items():
         print(f"coverage of {name}: {share:.3f}")
+    for spreads in ((0.1, 0.3), (0.5, 0.3)):
+        share = covered(lambda rng, spreads=spreads: bootstrapped(rng, 3, *spreads))
+        print(f"not used: percentile bootstrap over 3 seeds and 140 items, spreads {spreads}: {share:.3f}")
     difference = largest_difference_from_squad()
     print(f"F1 and exact match on 1,000 pairs: largest difference {difference}")
     found: dict[str, Any] = {"coverages": coverages}
@@ -175,6 +179,10 @@ def interval_draws() -> dict[str, Draw]:
         "mean_difference of NLL": nll_difference,
         "mean_difference of F1": f1_difference,
         "mean_of_differences": three_sets,
+        "crossed_difference, 3 seeds alike": lambda rng: crossed(rng, 3, 0.1, 1.0),
+        "crossed_difference, 3 seeds as unlike as 140 items": lambda rng: crossed(rng, 3, 0.1, 0.3),
+        "crossed_difference, 3 seeds unlike": lambda rng: crossed(rng, 3, 0.5, 0.3),
+        "crossed_difference, 5 seeds": lambda rng: crossed(rng, 5, 0.1, 0.3),
         "ratio_interval, 3 seeds": lambda rng: ratio(rng, 3, 1.0),
         "ratio_interval, 5 seeds": lambda rng: ratio(rng, 5, 1.0),
         "ratio_interval, 3 seeds, ours quieter": lambda rng: ratio(rng, 3, 0.2),
@@ -210,6 +218,29 @@ def three_sets(rng: np.random.Generator) -> tuple[tuple[float, float], float]:
         parts.append((size, mean_difference([0.0] * size, rng.normal(mean, spread, size).tolist())))
     found = mean_of_differences(parts)
     return (found["low"], found["high"]), 0.1
+
+
+def crossed(
+    rng: np.random.Generator, seeds: int, of_seed: float, of_item: float
+) -> tuple[tuple[float, float], float]:
+    """140 questions; standard deviations of seeds and of items, beside 1 of each answer."""
+    found = crossed_difference(crossed_table(rng, seeds, of_seed, of_item).tolist())
+    return (found["low"], found["high"]), 0.0
+
+
+def crossed_table(rng: np.random.Generator, seeds: int, of_seed: float, of_item: float) -> Any:
+    items = (rng.gamma(2.0, 1.0, (1, 140)) - 2.0) / 2**0.5  # skewed, as losses of answers are
+    return rng.normal(0, 1, (seeds, 140)) + rng.normal(0, of_seed, (seeds, 1)) + of_item * items
+
+
+def bootstrapped(
+    rng: np.random.Generator, seeds: int, of_seed: float, of_item: float
+) -> tuple[tuple[float, float], float]:
+    """What is not used: the percentiles of 300 means over seeds and items drawn with replacement."""
+    table = crossed_table(rng, seeds, of_seed, of_item)
+    rows, columns = rng.integers(0, seeds, (300, seeds, 1)), rng.integers(0, 140, (300, 1, 140))
+    low, high = np.percentile(table[rows, columns].mean((1, 2)), [2.5, 97.5])
+    return (float(low), float(high)), 0.0
 
 
 def ratio(rng: np.random.Generator, seeds: int, quieter: float) -> tuple[tuple[float, float] | None, float]:

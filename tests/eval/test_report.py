@@ -378,6 +378,17 @@ def test_ceilings_matched_learning_and_slots_are_tables(results: dict[str, Any],
         assert (tmp_path / "report" / f"plane.{kind}").stat().st_size > 5000
 
 
+def test_several_seeds_are_a_table(results: dict[str, Any], tmp_path: Path) -> None:
+    assert 'id="seeds"' not in page_of(results, tmp_path)
+    change = {"mean": 0.25, "se": 0.05, "low": 0.125, "high": 0.375}
+    sets = {"learning": {"n": 140, "seeds": 3, "metrics": {"f1": change, "answer_nll": change}}}
+    results["over_seeds"] = [{"before": "base", "after": HOSTILE, "seeds": 3, "sets": sets}]
+    page = page_of(results, tmp_path)
+    table = page[page.index('id="seeds"') : page.index("</table>", page.index('id="seeds"'))]
+    assert table.count("+0.250 (+0.125 to +0.375)") == 2
+    assert HOSTILE not in page
+
+
 def test_no_ratio_is_told_of_a_score_near_zero(results: dict[str, Any]) -> None:
     assert all(row["relative"] is not None for row in drop_rows(results))
     results["models"][0]["retention"]["general_questions"] |= {"f1": 0.01, "f1_se": 0.02}
