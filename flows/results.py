@@ -129,9 +129,10 @@ def _over_seeds(models: list[dict[str, Any]], scored: dict[str, Step]) -> list[d
     items = {name: _items(scored[name]) for name in used}
     compared = []
     for before, olds, after, news in asked:
-        rows = [[items[names[seed]] for seed in news] for names in (olds, news)]
+        ours, theirs = ([items[names[seed]] for seed in news] for names in (olds, news))
         sets = {
-            key: over_seeds(*([sets[key] for sets in side] for side in rows), (before, after)) for key in rows[0][0]
+            key: over_seeds([sets[key] for sets in ours], [sets[key] for sets in theirs], (before, after))
+            for key in ours[0]
         }
         compared.append({"before": before, "after": after, "seeds": len(news), "sets": sets})
     return compared
