@@ -25,7 +25,6 @@ def judge(
     new: pl.DataFrame,
     earlier: pl.DataFrame,
     seen: Seen,
-    bands: int,
     threshold: float,
     by_meaning: Callable[[pl.Series], tuple[I64, I64]] | None,
 ) -> pl.DataFrame:
@@ -34,7 +33,7 @@ def judge(
     `by_meaning` says which of some ids are linked for other reasons, as places among them.
     """
     exact = np.concatenate([earlier["exact"].to_numpy(), new["exact"].to_numpy()])
-    survivors = _survivors(earlier, _shared(seen, exact, earlier.height, bands))
+    survivors = _survivors(earlier, _shared(seen, exact, earlier.height))
     chosen = survivors["survivor"].unique().sort()
     related = np.unique(np.concatenate([survivors["row"], chosen]))
     rows = np.concatenate([related, np.arange(earlier.height, len(exact))])
@@ -42,7 +41,7 @@ def judge(
     row_of = rows[first_of]  # an earlier one, if any
     node_of = np.zeros(len(exact), np.int64)  # of the others nothing is asked
     node_of[rows] = numbers
-    pairs = _candidates(seen, row_of, earlier.height, bands)
+    pairs = _candidates(seen, row_of, earlier.height)
     similarity = _similarities(seen, row_of, pairs)
     first, second = unpacked(pairs[similarity >= threshold])
     if by_meaning:
@@ -71,22 +70,22 @@ def judge(
     return judged.join(repeats, on="row", how="left", maintain_order="left").select("duplicate_of", "similarity")
 
 
-def _shared(seen: Seen, exact: U64, num_earlier: int, bands: int) -> I64:
+def _shared(seen: Seen, exact: U64, num_earlier: int) -> I64:
     """The rows of earlier runs that share a band, or all their words, with a new one."""
     shared = np.zeros(num_earlier, bool)
     if 0 < num_earlier < len(exact):
-        for keys in (exact, *seen.bands(bands)):
+        for keys in (exact, *seen.bands()):
             wanted = pl.Series(keys[num_earlier:]).unique()
             shared |= pl.Series(keys[:num_earlier]).is_in(wanted.implode()).to_numpy()
     return np.flatnonzero(shared)
 
 
-def _candidates(seen: Seen, row_of: I64, num_earlier: int, bands: int) -> U64:
+def _candidates(seen: Seen, row_of: I64, num_earlier: int) -> U64:
     """Pairs of nodes that share a band, at least one of each new."""
     is_new = row_of >= num_earlier
     nodes = np.arange(len(row_of))
     found: list[U64] = [np.zeros(0, np.uint64)]
-    for keys in seen.bands(bands) if is_new.any() else ():
+    for keys in seen.bands() if is_new.any() else ():
         pairs = bucket_pairs(keys[row_of], nodes)
         first, second = unpacked(pairs)
         found.append(pairs[is_new[first] | is_new[second]])

@@ -66,11 +66,11 @@ def find_duplicates(texts: pl.LazyFrame, settings: DedupeSettings) -> pl.DataFra
         folder = Path(settings.earlier or stack.enter_context(TemporaryDirectory(prefix="dedupe-"))).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(FileLock(folder / ".lock"))  # two runs take turns: the second sees the first's rows
-        seen = Seen(folder, settings.model_dump(exclude={"earlier"}) | {"format": FORMAT})
+        seen = Seen(folder, settings.model_dump(exclude={"earlier"}) | {"format": FORMAT}, banding[0])
         earlier = seen.finished_rows()
         known, new = _read(texts, settings, banding, seen, earlier)
         by_meaning = partial(_alike, texts, settings) if settings.semantic_model and new.height else None
-        verdicts = judge(new, earlier, seen, banding[0], settings.threshold, by_meaning)
+        verdicts = judge(new, earlier, seen, settings.threshold, by_meaning)
         if settings.earlier:
             seen.finish(verdicts)
     found = pl.concat([known, new.select("id").hstack(verdicts)])

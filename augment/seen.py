@@ -12,6 +12,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,12 @@ class Part:
 class Seen:
     """The rows in a folder, numbered from 0 in the order they came."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: Path, settings: dict[str, Any], num_bands: int) -> None:
+        self.folder, self.settings, self.num_bands = folder, settings, num_bands
         index: dict[str, Any] = {"settings": settings, "parts": 0}
         if (folder / INDEX).exists():
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            with self._readable(folder / INDEX):
+                index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         if index["settings"] != settings:
             raise ValueError(
                 f"dedupe.earlier: {folder} was made with {_listed(index['settings'])}, not {_listed(settings)}: "
@@ -55,15 +57,19 @@ class Seen:
         self.num_finished: int = index["parts"]
         self.parts: list[Part] = []
         for _ in range(self.num_finished):
-            rows = pl.read_parquet(self._name().with_suffix(".rows.parquet"), columns=["num_shingles"])
+            table = self._name().with_suffix(".rows.parquet")
+            with self._readable(table):
+                rows = pl.read_parquet(table, columns=["num_shingles"])
             self._append(rows["num_shingles"].to_numpy())
+            self._check_sizes(self.parts[-1])
 
     def finished_rows(self) -> pl.DataFrame:
         """ROWS and VERDICT of what earlier runs have seen."""
         tables = [pl.DataFrame(schema={**ROWS, **VERDICT})]
         for part in self.parts[: self.num_finished]:
-            rows = pl.read_parquet(part.file("rows.parquet"), columns=list(ROWS))
-            tables.append(rows.hstack(pl.read_parquet(part.file("verdicts.parquet"))))
+            with self._readable(part.file("verdicts.parquet")):
+                rows = pl.read_parquet(part.file("rows.parquet"), columns=list(ROWS))
+                tables.append(rows.hstack(pl.read_parquet(part.file("verdicts.parquet"))))
         return pl.concat(tables)
 
     def write(self, rows: pl.DataFrame, shingles: U32, counts: I64, keys: U64) -> None:
@@ -85,9 +91,9 @@ class Seen:
         partial.write_text(json.dumps(index), encoding="utf-8")
         os.replace(partial, self.folder / INDEX)
 
-    def bands(self, number: int) -> Iterator[U64]:
+    def bands(self) -> Iterator[U64]:
         """(rows,) keys of one band after the other."""
-        for band in range(number):
+        for band in range(self.num_bands):
             sizes = [(part, len(part.counts)) for part in self.parts]
             found = [np.fromfile(part.file("keys"), "<u8", size, offset=8 * size * band) for part, size in sizes]
             yield np.concatenate(found)
@@ -107,6 +113,25 @@ class Seen:
             found.append(np.asarray(data[place], dtype=np.uint32))
             sizes.append(size)
         return np.concatenate(found), np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
+
+    @contextmanager
+    def _readable(self, path: Path) -> Iterator[None]:
+        """Raises ValueError, with the cure, when a file of an earlier run is missing or damaged."""
+        try:
+            yield
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            raise ValueError(
+                f"dedupe.earlier: {path} cannot be read ({' '.join(str(error).split())[:120]}): remove the folder "
+                f"{self.folder}, and the next run starts to remember anew"
+            ) from error
+
+    def _check_sizes(self, part: Part) -> None:
+        sizes = {"shingles": 4 * int(part.counts.sum()), "keys": 8 * self.num_bands * len(part.counts)}
+        for name, wanted in sizes.items():
+            path = part.file(name)
+            with self._readable(path):
+                if path.stat().st_size != wanted:
+                    raise ValueError(f"{path.stat().st_size} bytes in place of {wanted}")
 
     def _name(self) -> Path:
         return self.folder / f"{len(self.parts):08}"

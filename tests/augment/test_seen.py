@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -116,6 +117,22 @@ def test_a_killed_run_leaves_nothing_that_counts(earlier, tmp_path, monkeypatch)
     assert len(list((tmp_path / "seen").iterdir())) > len(list(kept.iterdir()))
     assert run({"c": "owl", "d": f"{BASE} yyy"}, earlier) == {"d": "a"}
     assert run({"b": f"{BASE} xxx"}, earlier) == {"b": "a"}
+
+
+@pytest.mark.parametrize("suffix", ["keys", "shingles", "rows.parquet", "verdicts.parquet", "json"])
+@pytest.mark.parametrize("left", [0.0, 0.5, None])
+def test_a_damaged_memory_of_earlier_runs_is_told_in_one_line(earlier, suffix, left):
+    run(corpus(1, 60), earlier)
+    (path,) = Path(earlier.earlier).glob(f"*.{suffix}")
+    if left is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: int(left * path.stat().st_size)])
+    if (suffix, left) == ("json", None):  # nobody finished anything there
+        assert run({"new": BASE}, earlier) == {}
+        return
+    with pytest.raises(ValueError, match=rf"dedupe.earlier: {path} cannot be read .*: remove the folder"):
+        run({"new": BASE}, earlier)
 
 
 def test_an_id_that_named_another_text_is_refused(earlier):
