@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from active_reading.eval.questions import Question
+from active_reading.eval.settings import QUESTION_FORMAT
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,20 @@ class Prompts:
 class ClosedBook:
     """A model with a few worked examples in mind, ready for questions.
 
-    What it has read is kept: a model that has learned something since needs a new one.
+    What it has read is kept: a model that has learned something since needs a new one. `form` is how a question
+    is put (see `EvaluateSettings.question_format`); its answer follows after a space.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, examples: list[Question], max_new_tokens: int) -> None:
-        self.model, self.tokenizer, self.max_new_tokens = model, tokenizer, max_new_tokens
-        shots = "".join(f"Question: {e.question}\nAnswer: {e.answers[0]}\n\n" for e in examples)
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        examples: list[Question],
+        max_new_tokens: int,
+        form: str = QUESTION_FORMAT,
+    ) -> None:
+        self.model, self.tokenizer, self.max_new_tokens, self.form = model, tokenizer, max_new_tokens, form
+        shots = "".join(f"{self._asked(e)} {e.answers[0]}\n\n" for e in examples)
         self.prefix = tokenizer(shots, return_tensors="pt")["input_ids"].to(model.device)
         if not examples:
             self.prefix = torch.tensor([[tokenizer.eos_token_id]], device=model.device)
@@ -85,7 +94,7 @@ class ClosedBook:
         """Read the questions once, for their answers and for the likelihood of the gold ones."""
         if self.last is None or self.last[0] != questions:
             self.last = None  # two caches at a time are one too many
-            rows = [self._tokens(f"{_passage(q)}Question: {q.question}\nAnswer:") for q in questions]
+            rows = [self._tokens(f"{_passage(q)}{self._asked(q)}") for q in questions]
             ids, mask = pad_left(rows, self.tokenizer.pad_token_id)
             ids, mask = ids.to(self.model.device), mask.to(self.model.device)
             prefix = self.prefix.expand(len(rows), -1)
@@ -101,6 +110,9 @@ class ClosedBook:
             )
             self.last = list(questions), Prompts(torch.cat([prefix, ids], dim=1), mask, cache)
         return self.last[1]
+
+    def _asked(self, question: Question) -> str:
+        return self.form.replace("{question}", question.question)
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -115,6 +115,7 @@ class _Asked:
                 f"tokenizer_config.json of the model it comes from beside it ({' '.join(str(error).split())[:120]})"
             ) from error
         self.examples = few_shot_examples()[: settings.few_shot]
+        self.how = settings.max_new_tokens, settings.question_format
 
     @cached_property
     def model(self) -> Any:
@@ -126,14 +127,14 @@ class _Asked:
 
     @cached_property
     def book(self) -> ClosedBook:
-        return ClosedBook(self.model, self.tokenizer, self.examples, self.settings.max_new_tokens)
+        return ClosedBook(self.model, self.tokenizer, self.examples, *self.how)
 
     def num_tokens(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def questions(self, questions: list[Question], tell: Callable[[int], None]) -> list[Row]:
         """The scores of each question, asked a batch at a time where the store does not have it."""
-        keys = [question_key(question, self.examples, self.settings.max_new_tokens) for question in questions]
+        keys = [question_key(question, self.examples, *self.how) for question in questions]
         missing = [place for place, key in enumerate(keys) if self.store.get(key) is None]
         tell(len(questions) - len(missing))
         read = any(question.context for question in questions)  # a passage is as long as many questions

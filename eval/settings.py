@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+QUESTION_FORMAT = "Question: {question}\nAnswer:"
 SHIPPED_TASKS = Path(__file__).parent / "tasks"
 
 
@@ -52,6 +53,10 @@ class EvaluateSettings(BaseModel):
     )
     tasks: list[TaskUse] = Field([], description="standard tasks, run by lm-evaluation-harness")
     few_shot: int = Field(5, ge=0, le=5, description="worked examples before each question")
+    question_format: str = Field(
+        QUESTION_FORMAT,
+        description="how a question is put, in the worked examples too; the answer follows after a space",
+    )
     max_new_tokens: int = Field(16, ge=1, description="longest answer")
     batch_size: int = Field(32, ge=1)
     general_limit: int = Field(
@@ -61,6 +66,15 @@ class EvaluateSettings(BaseModel):
         16, ge=0, description="how many new and general texts the distance to the base is measured on; 0: none"
     )
     ceilings: bool = Field(True, description="ask the base with the passage that holds the answer, and with search")
+
+    @field_validator("question_format")
+    @classmethod
+    def _holds_the_question(cls, form: str) -> str:
+        if "{question}" not in form or form != form.rstrip():
+            raise ValueError(
+                "must hold {question} and end in a word or mark, which the answer follows after a space"
+            )
+        return form
 
     @property
     def task_data(self) -> dict[str, str]:

@@ -47,10 +47,11 @@ class AnswerStore:
                 file.write((start + "\n".join(lines) + "\n").encode())
 
 
-def question_key(question: Question, examples: Sequence[Question], max_new_tokens: int) -> str:
+def question_key(question: Question, examples: Sequence[Question], max_new_tokens: int, form: str) -> str:
     """What decides an answer and the likelihood of the gold one; other accepted answers do not."""
     shown = [[example.question, example.answers[0]] for example in examples]
-    return _key("question", question.context, question.question, question.answers[0], shown, max_new_tokens)
+    asked = [question.context, question.question, question.answers[0]]
+    return _key("question", *asked, shown, max_new_tokens, form)
 
 
 def text_key(kind: str, text: str) -> str:

@@ -1,6 +1,7 @@
 """Answers and likelihoods from a shared, cached prefix equal those of one question at a time without a cache."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -87,6 +88,19 @@ def test_answer_nll_equals_a_plain_forward_pass(model, tokenizer, examples):
     expected = [plain_nll(model, tokenizer, question, examples) for question in QUESTIONS]
     assert book.answer_nll(QUESTIONS) == pytest.approx(expected, rel=1e-4)
     assert max(expected) - min(expected) > 0.1
+
+
+def test_questions_are_put_in_the_wanted_format_in_the_examples_too(model, tokenizer):
+    form = "Q: {question}? {braces}\nA:"
+    book = ClosedBook(model, tokenizer, EXAMPLES, NEW_TOKENS, form)
+    asked = [replace(q, question=f"{q.question}? {{braces}}") for q in QUESTIONS]
+    shown = [replace(e, question=f"{e.question}? {{braces}}") for e in EXAMPLES]
+    usual = ClosedBook(model, tokenizer, shown, NEW_TOKENS, "Q: {question}\nA:")
+    assert torch.equal(book.prefix, usual.prefix)
+    assert book.answer_nll(QUESTIONS) == pytest.approx(usual.answer_nll(asked), rel=1e-4)
+    assert book.answer_nll(QUESTIONS) != pytest.approx(
+        ClosedBook(model, tokenizer, EXAMPLES, NEW_TOKENS).answer_nll(QUESTIONS), rel=1e-2
+    )
 
 
 def test_the_batch_size_does_not_matter(model, tokenizer):

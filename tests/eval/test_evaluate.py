@@ -246,3 +246,9 @@ def test_a_model_without_a_tokenizer_is_named(tiny_model, tmp_path):
     load_model(tiny_model).save_pretrained(tmp_path / "bare")
     with pytest.raises(ValueError, match=r"bare has no tokenizer that loads: copy tokenizer\.json"):
         evaluate(tmp_path / "bare", None)
+
+
+@pytest.mark.parametrize("form", ["Question:", "{question} ", "Q: {question}\n"])
+def test_a_format_without_the_question_or_with_space_at_its_end_is_refused(form):
+    with pytest.raises(ValueError, match=r"must hold \{question\} and end in a word or mark"):
+        EvaluateSettings(question_format=form)
