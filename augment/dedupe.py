@@ -59,12 +59,18 @@ def find_duplicates(texts: pl.LazyFrame, settings: DedupeSettings) -> pl.DataFra
     `faithfulness`; it is read in batches. Where a text is linked to the survivor through others, their similarity
     may lie below the threshold. With `settings.earlier` the rows are compared with those of earlier runs as well
     (which are not compared again), and remembered; a row that was seen before keeps its verdict.
-    Raises ValueError for a missing column, a null, and an id that names two texts.
+    Raises ValueError for a missing column, a null, an id that names two texts, and a folder of earlier runs that is
+    none.
     """
     banding = choose_banding(settings.threshold)
     with ExitStack() as stack:
         folder = Path(settings.earlier or stack.enter_context(TemporaryDirectory(prefix="dedupe-"))).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"dedupe.earlier: {folder} cannot be a folder ({error.strerror}): name another"
+            ) from error
         stack.enter_context(FileLock(folder / ".lock"))  # two runs take turns: the second sees the first's rows
         seen = Seen(folder, settings.model_dump(exclude={"earlier"}) | {"format": FORMAT}, banding[0])
         earlier = seen.finished_rows()

@@ -49,6 +49,7 @@ class Seen:
         if (folder / INDEX).exists():
             with self._readable(folder / INDEX):
                 index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            _check_index(index, folder)
         if index["settings"] != settings:
             raise ValueError(
                 f"dedupe.earlier: {folder} was made with {_listed(index['settings'])}, not {_listed(settings)}: "
@@ -145,6 +146,13 @@ class Seen:
             low, high = np.searchsorted(rows, [part.start, part.start + len(part.counts)])
             if low < high:
                 yield part, rows[low:high] - part.start
+
+
+def _check_index(index: Any, folder: Path) -> None:
+    """Its folder may be another program's: nobody is told to remove that."""
+    ours = isinstance(index, dict) and isinstance(index.get("settings"), dict)
+    if not ours or type(index.get("parts")) is not int or index["parts"] < 0:
+        raise ValueError(f"dedupe.earlier: {folder / INDEX} is no file of dedupe's: name another folder")
 
 
 def _listed(settings: dict[str, Any]) -> str:

@@ -135,6 +135,29 @@ def test_a_damaged_memory_of_earlier_runs_is_told_in_one_line(earlier, suffix, l
         run({"new": BASE}, earlier)
 
 
+@pytest.mark.parametrize(
+    "index",
+    ["{}", "[]", "null", '{"settings": {}}', '{"settings": {}, "parts": "1"}', '{"settings": {}, "parts": -1}'],
+)
+def test_a_folder_of_another_program_is_refused_and_left_alone(earlier, index):
+    place = Path(earlier.earlier)
+    place.mkdir()
+    (place / "seen.json").write_text(index)
+    with pytest.raises(
+        ValueError, match=rf"dedupe.earlier: {place}/seen.json is no file of dedupe's: name another"
+    ):
+        run({"a": BASE}, earlier)
+    assert {path.name for path in place.iterdir()} - {".lock"} == {"seen.json"}
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_file_where_the_folder_should_be_is_told_in_one_line(tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    place = tmp_path / "file" / below
+    with pytest.raises(ValueError, match=rf"dedupe.earlier: {place} cannot be a folder \(.*\): name another"):
+        run({"a": BASE}, DedupeSettings(earlier=str(place)))
+
+
 def test_an_id_that_named_another_text_is_refused(earlier):
     run({"a": BASE}, earlier)
     with pytest.raises(ValueError, match="in an earlier run the id 'a' named another text: give the text an id"):
