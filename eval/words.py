@@ -7,21 +7,35 @@ from active_reading.eval.changes import Json, Point, Score, change, pairs_to_com
 
 
 def verdict(results: Json) -> str:
-    """One sentence: who learned most, what that cost, whether augmented data helped."""
+    """One sentence: who learned most, what that cost, whether augmented data helped.
+
+    By F1, unless no F1 rose clearly and the gold answers became clearly likelier: by these then.
+    """
     points = points_of(results)
     before = next((point.f1 for point in points if point.method is None), Score(None))
     trained = [point for point in points if point.method is not None and point.f1.value is not None]
     if not trained:
         return "No trained model has been measured."
+    likelier = max(trained, key=lambda point: point.answer_gain.value or 0)
     best = max(trained, key=lambda point: point.f1.value or 0)
-    gain = best.f1_gain
-    if gain.is_clear() and (gain.value or 0) > 0:
+    by_f1 = any(_rose(point.f1_gain) for point in trained) or not _rose(likelier.answer_gain)
+    if not by_f1:
+        best = likelier
+        learned = (
+            f"{best.name} learned most: the NLL of the gold answers fell by {best.answer_gain} nats, "
+            "though no F1 rose clearly"
+        )
+    elif _rose(best.f1_gain):
         learned = f"{best.name} learned most, F1 {best.f1} against {Score(before.value)} for the base"
-    elif gain.value is None:
+    elif best.f1_gain.value is None:
         learned = f"{best.name} scores highest, F1 {best.f1}"
     else:
         learned = f"No model clearly learned: the best, {best.name}, has F1 {best.f1} against {before} before"
-    return "; ".join(filter(None, [learned, lost_clause(best.loss), data_clause(results)])) + "."
+    return "; ".join(filter(None, [learned, lost_clause(best.loss), data_clause(results, by_f1)])) + "."
+
+
+def _rose(gain: Score) -> bool:
+    return gain.is_clear() and (gain.value or 0) > 0
 
 
 def lost_clause(loss: Score) -> str:
@@ -33,13 +47,15 @@ def lost_clause(loss: Score) -> str:
     return f"{change}, too little to tell from none"
 
 
-def data_clause(results: Json) -> str:
+def data_clause(results: Json, by_f1: bool) -> str:
     """On how many methods augmented data beat naive data; the best model of each pair counts."""
     pairs = [(a, b) for a, b in pairs_to_compare(results["models"]) if a["data"] == "naive"]
-    gains = [change(results, after, before, "learning", "f1") for before, after in pairs]
+    key, name = ("f1", "F1") if by_f1 else ("answer_nll", "that NLL")
+    gains = [change(results, after, before, "learning", key) for before, after in pairs]
+    gains = gains if by_f1 else [gain.reversed() for gain in gains]
     won = [gain for gain in gains if (gain.value or 0) > 0]
     count = f"{len(won)} of {len(gains)} methods ({sum(gain.is_clear() for gain in won)} clearly)"
-    return f"augmented data beat naive data on F1 for {count}" if gains else ""
+    return f"augmented data beat naive data on {name} for {count}" if gains else ""
 
 
 def extremes(points: list[Point]) -> list[tuple[str, str, str]]:

@@ -242,6 +242,19 @@ def test_the_verdict_does_not_call_noise_learning(results: dict[str, Any]) -> No
     assert "it forgot: NLL on older knowledge changed by +0.900" in sentence
 
 
+def test_where_no_f1_rose_clearly_the_likelihood_of_the_gold_answers_decides(results: dict[str, Any]) -> None:
+    """On both sides of the comparison with naive data, too."""
+    for compared in results["comparisons"]:
+        metrics = compared["sets"]["learning"]["metrics"]
+        metrics["f1"] |= {"low": -0.1, "high": 0.6}
+        fell = 0.2 if compared["after"] == "augmented-lora" else 0.1
+        metrics["answer_nll"] |= {"mean": -fell, "low": -fell - 0.05, "high": -fell + 0.05}
+    sentence = verdict(results)
+    assert sentence.startswith("augmented-lora learned most: the NLL of the gold answers fell by 0.200 +- ")
+    assert "though no F1 rose clearly" in sentence
+    assert sentence.endswith("augmented data beat naive data on that NLL for 3 of 3 methods (3 clearly).")
+
+
 def test_a_change_is_clear_by_its_paired_interval_and_not_by_the_errors_of_the_means(
     results: dict[str, Any], tmp_path: Path
 ) -> None:
