@@ -21,6 +21,10 @@ LEAST_SHOWN = 10  # documents of the smallest coverage
 SOURCES_SHOWN = 20
 LEAST_SHOWN = 10  # documents of the smallest coverage
 RECIPE = "study.yaml"
+EARLIER = (
+    " Texts that repeat those of earlier runs were left out (`dedupe.earlier`): what was remembered of these runs "
+    "is not part of the data set, and without it such texts come back."
+)
 SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
 LOAD = """\
 ```python
@@ -52,6 +56,7 @@ class CardFacts:
     diversity: list[dict[str, Any]]
     coverage: list[dict[str, Any]]  # per document, as `coverage.by_document` counts, with its `source`
     decontamination: dict[str, dict[str, int]] | None  # per evaluation set; None when it was off
+    earlier: bool = False  # whether texts that repeat an earlier run's fell
 
 
 def stated_licences(sources: list[str], settings: ExportSettings) -> list[str | None]:
@@ -112,9 +117,10 @@ def make_card(facts: CardFacts, settings: ExportSettings) -> str:
         *(f"### {name}\n\n{_fenced(source)}" for name, source in facts.templates.items()),
         "## Make it again",
         f"Put the documents in the folder `documents` beside `{RECIPE}` and `templates/`, both of this data set "
-        "(and the questions that it was decontaminated for, if any, where that file names them), then run "
-        f"`active-reading export {RECIPE}` of {facts.made_with}. Answers are drawn with fixed seeds; another GPU "
-        "or another release of vLLM may still word some of them differently.",
+        "(and the questions and tasks that it was decontaminated for, if any, where that file names them), then "
+        f"run `active-reading export {RECIPE}` of {facts.made_with}. Answers are drawn with fixed seeds; another "
+        "GPU or another release of vLLM may still word some of them differently."
+        + (EARLIER if facts.earlier else ""),
     ]
     return f"---\n{_header(facts, settings, total)}---\n\n" + "\n\n".join(body) + "\n"
 

@@ -2,7 +2,7 @@
 
 `README.md` (the card), `sources.parquet` (every document with its licence), `coverage.parquet` (what of the
 documents no text mentions), `study.yaml` and `templates/*.j2`.
-Nothing here names a folder of this machine, and nothing of the evaluation but the name of its file.
+Nothing here names a folder of this machine, and nothing of the evaluation but the names of its files.
 """
 
 from collections.abc import Mapping
@@ -39,8 +39,15 @@ def make_recipe(study: Study, model: ResolvedModel, templates: Mapping[str, Temp
         values["generate"]["endpoint"]["url"] = "http://localhost:8000/v1"
     if Path(study.dedupe.semantic_model).is_dir():
         values["dedupe"]["semantic_model"] = Path(study.dedupe.semantic_model).name
+    asked: dict[str, Any] = {}
     if study.evaluate.questions:
-        values["evaluate"] = {"questions": Path(study.evaluate.questions).name}
+        asked["questions"] = Path(study.evaluate.questions).name
+    if study.decontaminate and study.evaluate.task_data:
+        asked["tasks"] = [
+            {"name": Path(name).name, "data": Path(path).name} for name, path in study.evaluate.task_data.items()
+        ]
+    if asked:
+        values["evaluate"] = asked
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -90,6 +97,7 @@ def write_words(
         diversity=different,
         coverage=covered,
         decontamination=decontamination,
+        earlier=bool(study.dedupe.earlier),
     )
     (folder / "README.md").write_text(make_card(facts, study.export), encoding="utf-8")
     return {"diversity": different, "coverage": covered}

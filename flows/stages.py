@@ -47,7 +47,7 @@ VERSIONS = {
     "filter": 4,
     "dedupe": 2,
     "decontaminate": 2,
-    "export": 4,
+    "export": 5,
     "train": 3,
     "evaluate": 3,
 }

@@ -218,6 +218,11 @@ def test_the_card_says_what_was_checked_and_removed_and_when_nothing_was_checked
     assert "## Decontamination\n\nOff: texts may hold questions" in card({"decontamination": None})
 
 
+def test_the_card_says_where_it_cannot_be_made_again_from_itself_alone():
+    assert "without it such texts come back" in card({"earlier": True})
+    assert "dedupe.earlier" not in card()
+
+
 def test_the_card_says_what_no_text_mentions_and_where_most_is_missing():
     text = card()
     assert "mention 0.500 of the documents' 8 sentences and 0.000 of their 2 numbers" in text

@@ -234,6 +234,29 @@ def test_the_data_set_and_its_documents_are_enough_to_make_it_again(place, tmp_p
     assert again.equals(rows_of(place, "v2"))
 
 
+def test_it_is_made_again_without_what_the_tasks_ask(place, tmp_path, tiny_model):
+    """Two tasks, of which one reads a text that a chunk holds."""
+    for name in ("docs", "asked"):
+        (tmp_path / name).mkdir()
+    shutil.copytree(place / "words", tmp_path / "words")
+    tasks = "[{name: nq_open_local, data: asked/nq.jsonl}, {name: wikitext_local, data: asked/wiki.txt}]"
+    (tmp_path / "birds.yaml").write_text(f"{STUDY}evaluate: {{tasks: {tasks}}}\n")
+    for name, text in DOCUMENTS.items():
+        (tmp_path / "docs" / name).write_text(text)
+    (tmp_path / "asked" / "nq.jsonl").write_text('{"question": "who owls", "answer": ["x"]}\n')
+    (tmp_path / "asked" / "wiki.txt").write_text(DOCUMENTS["kettle.txt"])
+    made = run_plain(study_in(tmp_path, tiny_model), "export")
+    rows = pl.read_parquet(made / "data" / "text" / "*.parquet")
+    assert rows.filter(source="kettle.txt").is_empty()
+    here = tmp_path / "here"
+    shutil.copytree(made, here)
+    shutil.copytree(tmp_path / "docs", here / "documents")
+    shutil.copytree(tmp_path / "asked", here, dirs_exist_ok=True)
+    words = [f"model={tiny_model}", f"output={tmp_path / 'out'}", SMALL]
+    again = run_plain(load_study(str(here / "study.yaml"), words), "export")
+    assert pl.read_parquet(again / "data" / "text" / "*.parquet").equals(rows)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
