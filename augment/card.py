@@ -17,7 +17,6 @@ from active_reading.augment.decontaminate import NGRAM_WORDS
 from active_reading.augment.export import CONFIGS, ExportSettings
 from active_reading.augment.figures import COPIED_WORDS, DISTINCT_WORDS
 
-LEAST_SHOWN = 10  # documents of the smallest coverage
 SOURCES_SHOWN = 20
 LEAST_SHOWN = 10  # documents of the smallest coverage
 RECIPE = "study.yaml"
