@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # Read when torch and scikit-learn are imported: threads only wait for each other on tensors this small.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+settings.register_profile("no clock", deadline=None)  # no test depends on the speed of the machine
+settings.load_profile("no clock")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,7 +18,7 @@ VALUES = {
     "strategy": "List every kite by year",
     "num_items": 3,
 }
-HASHES = ["f0c4f82e20132d96", "338680759c20f8a3", "d692ca5fc43edc1d", "f3fc1b4da67815a2"]
+HASHES = ["f0c4f82e20132d96", "c8b7a6f97923e0d1", "d692ca5fc43edc1d", "f3fc1b4da67815a2"]
 MINIMAL = "---\nversion: 1\nanswer: text\n---\n"
 
 
