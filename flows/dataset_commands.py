@@ -95,7 +95,10 @@ def _describe(origin: Origin) -> str:
         asked = "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in turns)
         parts.append((f"prompt to {origin.model.name} ({origin.model.revision}): {told}, {sampling}", asked))
     elif row["request_id"]:
-        parts.append((f"prompt {row['request_id']}: no longer known to this version's templates", ""))
+        why = "this version's templates do not make it"
+        if origin.document is None:
+            why += ", or tell the headings of a document that is not kept here"
+        parts.append((f"prompt {row['request_id']}: not found: {why}", ""))
     span = f"{row['source']}, characters {row['start']} to {row['end']}"
     parts.append((f"chunk {row['chunk_id']}: {span}", origin.chunk or "its text is no longer there"))
     length = f", {len(origin.document)} characters" if origin.document is not None else ", not kept here"

@@ -183,6 +183,9 @@ def test_show_needs_nothing_but_the_data_set(place, tmp_path, monkeypatch):
     text = dataset_commands.run_command(parser.parse_args(["show", row["id"]]))
     assert f"\n    3 questions of {row['title']}\n" in text
     assert text.endswith(f"({row['source']}, not kept here)")
+    headed = rows_of(place, "v2").filter(pl.col("start") > 0, template="above").row(0, named=True)
+    text = dataset_commands.run_command(parser.parse_args(["show", headed["id"]]))
+    assert "or tell the headings of a document that is not kept here" in text
 
 
 def test_a_dry_run_of_push_shows_what_would_go_up_and_needs_no_network(say, place, monkeypatch):
