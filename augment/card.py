@@ -55,6 +55,7 @@ class CardFacts:
     diversity: list[dict[str, Any]]
     coverage: list[dict[str, Any]]  # per document, as `coverage.by_document` counts, with its `source`
     decontamination: dict[str, dict[str, int]] | None  # per evaluation set; None when it was off
+    judge: dict[str, dict[str, Any]]  # figures of `judge.judge_texts`; empty without a judge
     earlier: bool = False  # whether texts that repeat an earlier run's fell
 
 
@@ -105,6 +106,7 @@ def make_card(facts: CardFacts, settings: ExportSettings) -> str:
         *_counts(facts),
         "## Faithfulness and diversity",
         *_figures(facts),
+        *_judge(facts.judge),
         "## Coverage",
         *_coverage(facts.coverage),
         "## Decontamination",
@@ -222,6 +224,30 @@ def _figures(facts: CardFacts) -> list[str]:
         "them, in the sample of the rows together. copied: mean share of a row's runs of "
         f"{COPIED_WORDS} words that its chunk has, +- one standard error over rows.",
     ]
+
+
+def _judge(figures: dict[str, dict[str, Any]]) -> list[str]:
+    """What a model that read the chunk said, and how far to trust it."""
+    said = []
+    if of := figures.get("statements"):
+        said.append(
+            f"A model read each running text beside its chunk; {of['fallen']} of {of['texts']} texts fell as not "
+            "supported (`judged_false`)."
+        )
+        if "recall" in of:
+            by_kind = ", ".join(f"{kind} {share:.2f}" for kind, share in of["recall_by_kind"].items())
+            precision = "-" if of["precision"] is None else f"{of['precision']:.2f}"
+            said.append(
+                f"Of {of['planted']} false facts planted into such texts it finds {of['recall']:.2f} ({by_kind}), "
+                f"where {of['false_rejects']:.2f} of the untouched texts fall: precision {precision} if one text "
+                f"of two is false, area under the ROC curve {of['auc']:.2f}."
+            )
+    if of := figures.get("answers"):
+        said.append(
+            "Asked each question beside its chunk, the model gave another answer than the text's to "
+            f"{of['fallen']} of {of['texts']} questions, which fell (`other_answer`)."
+        )
+    return [" ".join(said)] if said else []
 
 
 def _coverage(documents: list[dict[str, Any]]) -> list[str]:

@@ -21,7 +21,14 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
-from active_reading.augment.engine import TOO_LONG, Completion, Messages, Sampling
+from active_reading.augment.engine import (
+    CANDIDATES,
+    TOO_LONG,
+    Completion,
+    Messages,
+    Sampling,
+    probability_of_yes,
+)
 
 MAX_PAUSE = 60.0  # seconds, of our own choice; what Retry-After says goes above it
 POLL_SECONDS = 0.1
@@ -177,16 +184,18 @@ class EndpointEngine:
             "messages": messages,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
+            "max_tokens": 1 if sampling.yes_no else sampling.max_tokens,
             "seed": sampling.seed,
         }
+        if sampling.yes_no:
+            body |= {"logprobs": True, "top_logprobs": CANDIDATES}
         if sampling.schema:
             schema = {"name": "answer", "schema": json.loads(sampling.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         response = await self._client.post(f"{self.settings.url.rstrip('/')}/chat/completions", json=body)
         if response.status_code != 200:
             raise _trouble(response)
-        return _completion(request_id, response)
+        return _completion(request_id, response, sampling.yes_no)
 
 
 def _trouble(response: httpx.Response) -> Trouble:
@@ -214,11 +223,15 @@ def _retry_after(response: httpx.Response) -> float | None:
         return None
 
 
-def _completion(request_id: str, response: httpx.Response) -> Completion:
+def _completion(request_id: str, response: httpx.Response, yes_no: bool) -> Completion:
     try:
         answer = response.json()
         choice, usage = answer["choices"][0], answer.get("usage") or {}
         text, finish_reason = choice["message"]["content"] or "", choice["finish_reason"] or "stop"
+        if yes_no:
+            candidates = choice["logprobs"]["content"][0]["top_logprobs"]
+            text = probability_of_yes((each["token"], each["logprob"]) for each in candidates)
+            finish_reason = "stop" if finish_reason == "length" else finish_reason
         counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
         return Completion(request_id, text.strip(), str(finish_reason), *counts, cached_tokens=cached)

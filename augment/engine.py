@@ -6,8 +6,10 @@ it tests the plumbing around an engine, never what a model writes.
 """
 
 import gc
+import math
 import os
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +18,7 @@ TOO_LONG = "too_long"  # the finish_reason of a request that cannot fit into the
 # Twenty tokens or more, three times over: every loop of up to 39 tokens has a multiple of its length in this range,
 # and so few lengths cost 5 us a token. No text that is worth keeping does it.
 REPETITION = {"min_pattern_size": 20, "max_pattern_size": 39, "min_count": 3}
+CANDIDATES = 20  # likeliest tokens among which a yes or a no is looked for: the most that servers give
 ANSWERED = ("stop", "length", "repetition")  # how vLLM ends an answer; it has other words for its own failures
 
 
@@ -28,6 +31,7 @@ class Sampling:
     max_tokens: int
     seed: int
     schema: str | None = None  # a JSON schema, as text: the answer must satisfy it
+    yes_no: bool = False  # one token is drawn, and the answer is the probability of a yes
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,21 @@ class Completion:
     def failed(self) -> bool:
         """Not answered, and another attempt may be."""
         return self.error is not None and self.finish_reason != TOO_LONG
+
+
+def probability_of_yes(tokens: Iterable[tuple[str, float]]) -> str:
+    """P(yes) of an answer that is yes or no, as text; empty when the likeliest tokens hold neither word.
+
+    `tokens` are candidates for the answer's first token, each with its log-probability. All ways of writing a word
+    count, and the two words' probabilities are taken as all there is.
+    """
+    of = {"yes": 0.0, "no": 0.0}
+    for token, log_probability in tokens:
+        word = token.strip(" \n.,*_\"'").casefold()
+        if word in of:
+            of[word] += math.exp(log_probability)
+    total = of["yes"] + of["no"]
+    return f"{of['yes'] / total:.6f}" if total else ""
 
 
 class Engine(Protocol):
@@ -135,7 +154,8 @@ class VllmEngine:
         return self._vllm.SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
+            max_tokens=1 if sampling.yes_no else sampling.max_tokens,
+            logprobs=CANDIDATES if sampling.yes_no else None,
             seed=sampling.seed,
             output_kind=self._final_only,
             repetition_detection=self._repetition,
@@ -169,10 +189,15 @@ class VllmEngine:
 def _completion(output: Any) -> Completion:
     answer = output.outputs[0]
     finish_reason = answer.finish_reason or "error"
+    text = answer.text.strip()
+    if answer.logprobs:  # asked for with a yes or a no alone
+        candidates = answer.logprobs[0].values()
+        text = probability_of_yes((each.decoded_token or "", each.logprob) for each in candidates)
+        finish_reason = "stop" if finish_reason == "length" else finish_reason
     error = None if finish_reason in ANSWERED else f"vLLM ended the request with '{finish_reason}'"
     return Completion(
         request_id=output.request_id,
-        text="" if error else answer.text.strip(),
+        text="" if error else text,
         finish_reason=finish_reason,
         prompt_tokens=len(output.prompt_token_ids),
         completion_tokens=len(answer.token_ids),
@@ -196,17 +221,27 @@ class EchoEngine:
         request_id, messages, sampling = self._waiting.popleft()
         self.num_running -= 1
         prompt = messages[-1]["content"]
-        text = _echo(prompt, sampling.seed)
+        text = _echo_verdict(prompt) if sampling.yes_no else _echo(prompt, sampling.seed)
         return [Completion(request_id, text, "stop", len(prompt.split()), len(text.split()))]
 
     def close(self) -> None:
         self._waiting.clear()
 
 
+def _echo_verdict(prompt: str) -> str:
+    """The share of a statement's words that the text has."""
+    text, _, rest = prompt.partition("\n\nStatement:\n")
+    words = rest.rpartition("\n\n")[0].split()
+    return f"{sum(word.strip('.,') in text for word in words) / max(len(words), 1):.6f}"
+
+
 def _echo(prompt: str, seed: int) -> str:
     text, _, instruction = prompt.removeprefix("Text:").rpartition("\n\n")
     text = text.partition("\n\nStudy strategy:")[0]
+    text, _, question = text.partition("\n\nQuestion: Complete the fact: ")
     sentences = [s.strip(" .") for s in text.replace("\n", " ").split(". ") if s.strip(" .")]
+    if question:
+        return next((s.split()[-1] for s in sentences if s.startswith(question)), "unknown")
     if "questions" in instruction:
         return "\n".join(f"Q: Complete the fact: {s.rsplit(' ', 1)[0]}\nA: {s.split()[-1]}" for s in sentences)
     if "strategies" in instruction:

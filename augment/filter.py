@@ -82,7 +82,7 @@ def filter_generations(
         if answers[row["template"]] == "strategies":
             continue
         for item, (text, reason, detail) in enumerate(
-            judge(row, answers[row["template"]], sources[row["chunk_id"]], settings)
+            check(row, answers[row["template"]], sources[row["chunk_id"]], settings)
         ):
             identifier = content_hash(row["request_id"], item)
             rows.append({**row, "id": identifier, "text": text, "reason": reason, "detail": detail})
@@ -93,7 +93,7 @@ def filter_generations(
 Verdict = tuple[str, str | None, str | None]
 
 
-def judge(row: dict[str, str], answer: str, chunk: Chunk, settings: FilterSettings) -> list[Verdict]:
+def check(row: dict[str, str], answer: str, chunk: Chunk, settings: FilterSettings) -> list[Verdict]:
     """The texts in one generation, each with the reason and detail of its fall (None when kept)."""
     text = row["text"]
     if row["error"]:

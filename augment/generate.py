@@ -24,6 +24,7 @@ from active_reading.augment.ledger import SCHEMA, Ledger
 from active_reading.augment.limits import LimitReached, Limits
 from active_reading.augment.parallel import ParallelEngine
 from active_reading.augment.plan import GenerateSettings, ModelIdentity, Plan, Planner, Request, Work
+from active_reading.prompts.render import VARIABLES
 
 Progress = Callable[[int, int, str, str], None]  # done, of how many, of what, and a note
 MAX_ATTEMPTS = 3  # at one request in one run
@@ -44,15 +45,16 @@ def generate(
     ledger: Ledger,
     make_engine: Callable[[], Engine],
     progress: Progress,
+    variables: frozenset[str] = VARIABLES,
 ) -> Generated:
     """Answer every planned request that the ledger lacks, or that failed when it was asked before.
 
-    `chunks` has the columns of `chunk_documents` and `title`. The engine starts only when needed.
+    `chunks` has `chunk_id` and the `variables` that the templates use. The engine starts only when needed.
     Raises OSError when the ledger cannot be written, and whatever the engine raises; answers that came
     before are kept. Raises LimitReached when a budget is spent before the plan is done, or nearly all attempts
     fail.
     """
-    plan = Plan(Planner(settings, model), chunks)
+    plan = Plan(Planner(settings, model, variables), chunks)
     work = plan.missing(ledger)
     table, num_planned, num_asked = work.table, work.num_planned, 0
     if work.missing.height:

@@ -22,7 +22,7 @@ from active_reading.augment.json_answers import plain_answer
 from active_reading.augment.keys import KEY, part_key, request_id, text_keys
 from active_reading.augment.ledger import Ledger
 from active_reading.augment.limits import BudgetSettings, PriceSettings
-from active_reading.prompts.render import Template, load_template
+from active_reading.prompts.render import VARIABLES, Template, load_template
 
 
 class TemplateUse(BaseModel):
@@ -167,7 +167,9 @@ class Request:
 class Planner:
     """Knows the recipes of a study; raises ValueError where its templates do not go together."""
 
-    def __init__(self, settings: GenerateSettings, model: ModelIdentity) -> None:
+    def __init__(
+        self, settings: GenerateSettings, model: ModelIdentity, variables: frozenset[str] = VARIABLES
+    ) -> None:
         self.settings = settings
         self.model = model
         self.templates: dict[str, Template] = {}
@@ -175,7 +177,7 @@ class Planner:
         for use in settings.templates:
             for name in (use.template, use.apply):
                 if name is not None:
-                    self.templates[name] = load_template(name, settings.template_folder)
+                    self.templates[name] = load_template(name, settings.template_folder, variables)
             self._check(use)
             self.recipes.append(self._recipe(use, use.template, use.max_tokens))
             if use.apply is not None:
@@ -198,6 +200,8 @@ class Planner:
 
     def _check(self, use: TemplateUse) -> None:
         template = self.templates[use.template]
+        if template.answer == "yes_no" and template.variables <= VARIABLES:
+            raise ValueError(f"template '{use.template}' answers yes or no, and that is no text to learn")
         if template.needs_strategy:
             raise ValueError(f"template '{use.template}' needs a strategy: name it in 'apply' of another one")
         if template.answer == "strategies" and use.apply is None:
@@ -404,7 +408,8 @@ class Plan:
             values["strategy"] = strategy
         seed = int(request_id(key)[:7], 16)
         schema = json.dumps(asked.template.schema) if asked.template.schema else None
-        sampling = Sampling(drawn.temperature, drawn.top_p, asked.max_tokens, seed, schema)
+        yes_no = asked.template.answer == "yes_no"
+        sampling = Sampling(drawn.temperature, drawn.top_p, asked.max_tokens, seed, schema, yes_no)
         return Request(key, told["chunk_id"], asked, values, strategy, replicate, sampling)
 
 

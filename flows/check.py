@@ -28,6 +28,8 @@ def check_study(study: Study) -> ResolvedModel:
     evaluation = evaluation_texts(study.evaluate.questions, study.evaluate.task_data)
     if study.train.background:
         _check_background(study.train.background, evaluation if study.decontaminate else {})
+    if study.judge.model and study.judge.is_on and not study.generate.endpoint:
+        resolve_model(study.judge.model)
     if study.dedupe.semantic_model:
         resolve_model(study.dedupe.semantic_model)
     model = resolve_model(study.model)

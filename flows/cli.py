@@ -24,6 +24,7 @@ HELP = {
     "chunk": "cut them into chunks",
     "generate": "have the model study every chunk",
     "filter": "drop texts that are unfaithful or broken",
+    "judge": "have a model check what is left, where the study asks for it",
     "dedupe": "drop texts that repeat others",
     "decontaminate": "list texts that hold what the evaluation asks",
     "export": "write the data set",

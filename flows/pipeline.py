@@ -18,6 +18,7 @@ STAGES = (
     "chunk",
     "generate",
     "filter",
+    "judge",
     "dedupe",
     "decontaminate",
     "export",
@@ -47,13 +48,16 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     filtered = task(stages.filter_, "filter")(study, documents, chunks, generations)
     if until == "filter":
         return filtered.folder
-    distinct = task(stages.dedupe, "dedupe")(study, chunks, filtered)
+    judged = task(stages.judge, "judge")(study, chunks, filtered) if study.judge.is_on else filtered
+    if until == "judge":
+        return judged.folder
+    distinct = task(stages.dedupe, "dedupe")(study, chunks, judged)
     if until == "dedupe":
         return distinct.folder
     removed = task(stages.decontaminate, "decontaminate")(study, documents, chunks, distinct)
     if until == "decontaminate":
         return removed.folder
-    dataset = task(stages.export, "export")(study, documents, chunks, generations, filtered, distinct, removed)
+    dataset = task(stages.export, "export")(study, documents, chunks, generations, judged, distinct, removed)
     published: Path = task(stages.publish, "publish")(study, dataset)
     if until == "export":
         return published
@@ -77,6 +81,7 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
         "chunk": chunks,
         "generate": generations,
         "filter": filtered,
+        **({"judge": judged} if study.judge.is_on else {}),
         "dedupe": distinct,
         "decontaminate": removed,
         "export": dataset,

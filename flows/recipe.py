@@ -21,7 +21,16 @@ from active_reading.flows.models import ResolvedModel
 from active_reading.flows.settings import Study
 from active_reading.prompts.render import Template
 
-MAKING = {"name", "chunk", "generate", "filter", "dedupe", "decontaminate", "export"}  # what decides the rows
+MAKING = {
+    "name",
+    "chunk",
+    "generate",
+    "filter",
+    "judge",
+    "dedupe",
+    "decontaminate",
+    "export",
+}  # what decides the rows
 
 
 def make_recipe(study: Study, model: ResolvedModel, templates: Mapping[str, Template]) -> str:
@@ -37,8 +46,12 @@ def make_recipe(study: Study, model: ResolvedModel, templates: Mapping[str, Temp
     values["generate"]["template_folder"] = values["dedupe"]["earlier"] = ""
     if values["generate"]["endpoint"]:
         values["generate"]["endpoint"]["url"] = "http://localhost:8000/v1"
-    if Path(study.dedupe.semantic_model).is_dir():
-        values["dedupe"]["semantic_model"] = Path(study.dedupe.semantic_model).name
+    for part, key, folder in (
+        ("dedupe", "semantic_model", study.dedupe.semantic_model),
+        ("judge", "model", study.judge.model),
+    ):
+        if Path(folder).is_dir():
+            values[part][key] = Path(folder).name
     asked: dict[str, Any] = {}
     if study.evaluate.questions:
         asked["questions"] = Path(study.evaluate.questions).name
@@ -62,6 +75,7 @@ def write_words(
     chunks: pl.DataFrame,
     funnel: list[dict[str, Any]],
     decontamination: dict[str, dict[str, int]] | None,
+    judge: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """Write everything that a data set folder holds besides its rows, which are there already.
 
@@ -97,6 +111,7 @@ def write_words(
         diversity=different,
         coverage=covered,
         decontamination=decontamination,
+        judge=judge,
         earlier=bool(study.dedupe.earlier),
     )
     (folder / "README.md").write_text(make_card(facts, study.export), encoding="utf-8")

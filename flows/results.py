@@ -68,7 +68,10 @@ def collect_results(
         "corpus": {**steps["ingest"].summary, **steps["chunk"].summary},
         "generator": generator_facts(study, model),
         "student": {"model": model.name, "revision": model.revision},
-        "templates": funnel(*(steps[name] for name in ("generate", "filter", "dedupe", "decontaminate"))),
+        "templates": funnel(
+            steps["generate"], steps.get("judge", steps["filter"]), steps["dedupe"], steps["decontaminate"]
+        ),
+        "judge": steps["judge"].summary if "judge" in steps else None,
         "diversity": steps["export"].summary["diversity"],
         "coverage": steps["export"].summary["coverage"],
         "models": models,

@@ -17,6 +17,7 @@ from active_reading.augment.dedupe import DedupeSettings
 from active_reading.augment.export import ExportSettings
 from active_reading.augment.filter import FilterSettings
 from active_reading.augment.ingest import DATASET, IngestSettings
+from active_reading.augment.judge import JudgeSettings
 from active_reading.augment.plan import GenerateSettings
 from active_reading.augment.sources import is_url
 from active_reading.eval.settings import EvaluateSettings
@@ -38,6 +39,7 @@ class Study(BaseModel):
     chunk: ChunkSettings = ChunkSettings()
     generate: GenerateSettings = GenerateSettings()
     filter: FilterSettings = FilterSettings()
+    judge: JudgeSettings = JudgeSettings()
     dedupe: DedupeSettings = DedupeSettings()
     decontaminate: bool = Field(True, description="keep what the evaluation asks out of the data set")
     export: ExportSettings = ExportSettings()
@@ -113,7 +115,11 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
         resolve(use, "data")
         if isinstance(use, dict) and str(use.get("name")).endswith((".yaml", ".yml")):
             resolve(use, "name")
-    for part, key in ((values, "model"), (values.get("dedupe"), "semantic_model")):
+    for part, key in (
+        (values, "model"),
+        (values.get("judge"), "model"),
+        (values.get("dedupe"), "semantic_model"),
+    ):
         if isinstance(part, dict) and part.get(key) and (base / Path(str(part[key])).expanduser()).is_dir():
             resolve(part, key)
     templates = values["generate"].get("templates") if isinstance(values.get("generate"), dict) else None

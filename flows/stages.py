@@ -34,17 +34,19 @@ from active_reading.flows.progress import Progress
 from active_reading.flows.recipe import make_recipe, write_words
 from active_reading.flows.settings import Study
 from active_reading.flows.steps import CONFIG, MANIFEST, Step, run_step
-from active_reading.prompts.render import Template, load_template
+from active_reading.prompts.render import JUDGING, Template, load_template
 from active_reading.train.sweep import Variant
 
 logger = logging.getLogger(__name__)
 DATASET = "dataset"  # the folder of the data set's versions
 LEDGER = "ledger"  # the folder of all answers
+JUDGEMENTS = "judgements"  # the folder of a judge's answers
 VERSIONS = {
     "ingest": 2,
     "chunk": 2,
     "generate": 4,
     "filter": 4,
+    "judge": 1,
     "dedupe": 2,
     "decontaminate": 2,
     "export": 5,
@@ -180,6 +182,48 @@ def filter_(study: Study, documents: Step, chunks: Step, generations: Step) -> S
     return _step(study, "filter", study.filter.model_dump(), inputs, build)
 
 
+def judge(study: Study, chunks: Step, filtered: Step) -> Step:
+    """Have a model check what the filter kept; what fell before is passed on with what falls here."""
+    settings = study.judge
+    model = resolve_model(study.model)
+    asking, identity_ = study.generate, identity(study, model)
+    if settings.model and asking.endpoint:
+        endpoint = asking.endpoint.model_copy(update={"model": settings.model})
+        asking = asking.model_copy(update={"endpoint": endpoint})
+        identity_ = ModelIdentity(settings.model, identity_.revision)
+    elif settings.model:
+        model = resolve_model(settings.model)
+        identity_ = ModelIdentity(model.name, model.revision)
+
+    def build(folder: Path) -> dict[str, Any]:
+        from active_reading.augment.generate import make_engine
+        from active_reading.augment.judge import judge_texts, make_ask
+        from active_reading.augment.ledger import Ledger
+
+        answers = {name: template.answer for name, template in _templates(study).items()}
+        with Progress("judge") as progress:
+            ask = make_ask(
+                asking,
+                identity_,
+                Ledger(study.root / JUDGEMENTS),
+                lambda: make_engine(asking, model.folder),
+                progress,
+            )
+            judged = judge_texts(_read(filtered, "kept"), answers, _read(chunks, "chunks"), settings, ask)
+        kept = judged.rows.filter(pl.col("reason").is_null()).drop("reason", "detail")
+        kept.write_parquet(folder / "kept.parquet")
+        fallen = judged.rows.filter(pl.col("reason").is_not_null())
+        _together(_read(filtered, "dropped"), fallen).write_parquet(folder / "dropped.parquet")
+        return {"texts": judged.rows.height, "kept": kept.height, **judged.figures}
+
+    inputs = {
+        "filtered": filtered.digest,
+        "judge": content_hash(identity_.name, identity_.revision),
+        **{f"words {path.stem}": file_hash(path) for path in sorted(JUDGING.glob("*.j2"))},
+    }
+    return _step(study, "judge", settings.model_dump(exclude={"model"}), inputs, build, resumable=True)
+
+
 def dedupe(study: Study, chunks: Step, filtered: Step) -> Step:
     """Keep one text of each group of near-equal ones; the rows need not fit in memory."""
     settings, inputs = study.dedupe, {"chunks": chunks.digest, "kept": filtered.digest}
@@ -300,6 +344,7 @@ def export(
             chunks=_read(chunks, "chunks"),
             funnel=funnel(generations, filtered, distinct, decontaminated),
             decontamination=decontaminated.summary if study.decontaminate else None,
+            judge={name: filtered.summary[name] for name in ("statements", "answers") if name in filtered.summary},
         )
         content = {path.name: _data_hash(path) for path in (folder / "data").iterdir()}
         num_rows, tokens = count_rows(folder)

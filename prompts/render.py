@@ -18,10 +18,14 @@ import jinja2.sandbox
 import yaml
 
 FOLDER = Path(__file__).parent / "templates"
-VARIABLES = {"text", "title", "heading", "strategy", "num_items"}
+JUDGING = Path(__file__).parent / "judging"  # templates that ask whether a text is true to its chunk
+VARIABLES = frozenset({"text", "title", "heading", "strategy", "num_items"})
 # Every template must render these.
-SAMPLE = {"text": "A text.", "title": "A title", "heading": "A part", "strategy": "A strategy", "num_items": 2}
-Answer = Literal["text", "questions", "strategies"]
+SAMPLE = {
+    **{"text": "A text.", "title": "A title", "heading": "A part", "strategy": "A strategy", "num_items": 2},
+    **{"statement": "A statement.", "question": "A question?"},
+}
+Answer = Literal["text", "questions", "strategies", "yes_no"]
 _FRONT_MATTER = re.compile(r"\s*^---[ \t]*\n(?P<fields>.*?)^---[ \t]*\n(?P<body>.*)", re.DOTALL | re.MULTILINE)
 _ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -32,9 +36,9 @@ _ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
 class Template:
     """One prompt template.
 
-    `answer` says what the generator writes: running `text`, `questions` with answers, or study
-    `strategies` (which another template applies). `examples` are few-shot turns: each gives the
-    template's variables and the `answer` that the model should have written.
+    `answer` says what the generator writes: running `text`, `questions` with answers, study `strategies` (which
+    another template applies), or `yes_no`, of which the probability of a yes is kept. `examples` are few-shot
+    turns: each gives the template's variables and the `answer` that the model should have written.
     """
 
     name: str
@@ -82,9 +86,10 @@ def available_templates() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.j2"))
 
 
-def load_template(name: str, folder: str = "") -> Template:
+def load_template(name: str, folder: str = "", variables: frozenset[str] = VARIABLES) -> Template:
     """Load a shipped template by name, or any `.j2` file by path; a file in the user's `folder` goes first.
 
+    `variables` are those that the caller fills in.
     Raises ValueError, with the file and where possible the line, when it does not exist, its front matter has
     unknown, missing or unused fields, or its body uses a variable that no stage fills in.
     """
@@ -105,14 +110,14 @@ def load_template(name: str, folder: str = "") -> Template:
     fields, body = _split_front_matter(source, path)
     try:
         template = Template(name=path.stem, source=source, body=body, **fields)
-        unknown = template.variables - VARIABLES
+        unknown = template.variables - variables
     except jinja2.TemplateSyntaxError as error:
         line = source[: len(source) - len(body)].count("\n") + error.lineno
         raise ValueError(f"{path}:{line}: {error.message}") from error
     if unknown:
         place = f"{path}:{_line(source, min(unknown), len(source) - len(body))}"
         raise ValueError(
-            f"{place}: undefined variable '{min(unknown)}' (available: {', '.join(sorted(VARIABLES))})"
+            f"{place}: undefined variable '{min(unknown)}' (available: {', '.join(sorted(variables))})"
         )
     if "text" not in template.variables:
         raise ValueError(f"{path}: never uses 'text', so that it would ask the same of every chunk")

@@ -1,7 +1,7 @@
 """The real thing, small: documents in, report out, with the real vLLM, the real default model and the real flow.
 
 Seams covered: the installed command -> Prefect flow and tasks -> the model's conversion -> vLLM in process ->
-ledger -> filter, dedupe, decontamination, data set -> memory training -> evaluation -> report; then a second
+ledger -> filter, judge, dedupe, decontamination, data set -> memory training -> evaluation -> report; then a second
 run that reuses all.
 Not covered: whether the model learns anything from so little; full finetuning and LoRA.
 """
@@ -34,6 +34,7 @@ generate:
   templates:
     - {template: paraphrase, max_tokens: 128}
     - {template: questions, max_tokens: 128, num_items: 3}
+judge: {statements: true, answers: true}
 train:
   num_tokens: 400
   batch_tokens: 128

@@ -57,6 +57,7 @@ FACTS = CardFacts(
     ],
     funnel=FUNNEL,
     faithfulness={"paraphrase": {"checked": 4, "grounded": 0.75}},
+    judge={},
     diversity=[
         {"template": "chunk", "sample": 1, "distinct": 1.0, "copied": None, "copied_error": None},
         {"template": "paraphrase", "sample": 2, "distinct": 0.5, "copied": 0.25, "copied_error": 0.125},
@@ -227,3 +228,17 @@ def test_the_card_says_what_no_text_mentions_and_where_most_is_missing():
     text = card()
     assert "mention 0.500 of the documents' 8 sentences and 0.000 of their 2 numbers" in text
     assert text.index("| `b.txt` | 4 | 1 | 0 | 0 |") < text.index("| `a.txt` | 4 | 3 | 2 | 0 |")
+
+
+def test_the_card_says_what_the_judge_is_worth():
+    statements = {
+        **{"texts": 50, "fallen": 7, "unjudged": 0, "planted": 40, "threshold": 0.2, "recall": 0.8},
+        **{"recall_by_kind": {"names": 0.9, "swapped": 0.7}, "false_rejects": 0.05, "precision": 0.94, "auc": 0.91},
+    }
+    figures = {"statements": statements, "answers": {"texts": 30, "fallen": 4, "unjudged": 1}}
+    card = make_card(dataclasses.replace(FACTS, judge=figures), ExportSettings())
+    assert "7 of 50 texts fell" in card
+    assert "names 0.90, swapped 0.70" in card
+    assert "precision 0.94" in card
+    assert "4 of 30 questions" in card
+    assert "A model read" not in make_card(FACTS, ExportSettings())

@@ -1,6 +1,8 @@
 """The endpoint engine against a real HTTP server in this process: every way in which one lets its users down."""
 
+import dataclasses
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -92,12 +94,14 @@ def no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "MAX_PAUSE", 0.01)
 
 
-def ask(server: Server | str, count: int = 1, most: int = 8, **settings: Any) -> dict[str, Completion]:
+def ask(
+    server: Server | str, count: int = 1, most: int = 8, sampling: Sampling = SAMPLING, **settings: Any
+) -> dict[str, Completion]:
     url = server if isinstance(server, str) else server.url
     engine = EndpointEngine(EndpointSettings(url=url, model="tiny", **settings), most)
     try:
         for number in range(count):
-            engine.submit(f"r{number}", [{"role": "user", "content": "The owl."}], SAMPLING)
+            engine.submit(f"r{number}", [{"role": "user", "content": "The owl."}], sampling)
         done: list[Completion] = []
         while engine.num_running:
             done += engine.poll()
@@ -122,6 +126,24 @@ def test_an_answer_comes_back_with_its_counts_and_the_request_says_all_that_was_
         }
     ]
     assert server.headers[0]["Authorization"] == "Bearer secret-key"
+
+
+def test_a_yes_or_no_comes_back_as_the_probability_of_a_yes(serve):
+    candidates = [{"token": "Yes", "logprob": math.log(0.6)}, {"token": " no", "logprob": math.log(0.2)}]
+    choice = {"message": {"content": "Yes"}, "finish_reason": "length"}
+    said = {"choices": [choice | {"logprobs": {"content": [{"top_logprobs": candidates}]}}]}
+    server = serve(lambda handler, _: send(handler, 200, said))
+    (done,) = ask(server, sampling=dataclasses.replace(SAMPLING, yes_no=True)).values()
+    assert (done.text, done.finish_reason, done.error) == ("0.750000", "stop", None)
+    assert server.bodies[0]["max_tokens"] == 1
+    assert server.bodies[0]["top_logprobs"] == 20
+
+
+def test_a_server_that_gives_no_probabilities_is_a_bad_answer(serve):
+    server = serve(lambda handler, _: send(handler, 200, ANSWER))
+    (done,) = ask(server, sampling=dataclasses.replace(SAMPLING, yes_no=True), max_tries=1).values()
+    assert done.error is not None
+    assert done.error.startswith("bad_answer")
 
 
 def test_without_a_key_in_the_environment_none_is_sent(serve, monkeypatch):

@@ -12,7 +12,7 @@ from active_reading.augment.engine import TOO_LONG, Completion, Sampling, VllmEn
     [("stop", False), ("length", False), ("repetition", False), ("abort", True), ("error", True), (None, True)],
 )
 def test_an_end_that_is_no_answer_is_a_failure_without_text(finish_reason, failed):
-    answer = SimpleNamespace(text=" The owl. ", finish_reason=finish_reason, token_ids=[1, 2])
+    answer = SimpleNamespace(text=" The owl. ", finish_reason=finish_reason, token_ids=[1, 2], logprobs=None)
     output = SimpleNamespace(request_id="r1", outputs=[answer], prompt_token_ids=[1, 2, 3], num_cached_tokens=2)
     done = _completion(output)
     assert done.cached_tokens == 2

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from active_reading.augment.filter import Chunk, FilterSettings, filter_generations, judge, parse_pairs
+from active_reading.augment.filter import Chunk, FilterSettings, check, filter_generations, parse_pairs
 from active_reading.augment.ledger import SCHEMA
 
 SOURCE = (
@@ -28,7 +28,7 @@ def generation(text: str, **changes: Any) -> dict[str, Any]:
 
 
 def verdict(text: str, answer: str = "text", chunk: Chunk = CHUNK, **changes: Any) -> tuple[str | None, str | None]:
-    ((_, reason, detail),) = judge(generation(text, **changes), answer, chunk, FilterSettings())
+    ((_, reason, detail),) = check(generation(text, **changes), answer, chunk, FilterSettings())
     return reason, detail
 
 
@@ -105,13 +105,13 @@ def test_the_shares_of_copied_and_repeated_runs_are_what_the_settings_allow():
     text = "the old library holds mosses from the northern slopes and green leaves"
     row = generation(text)
     for max_copied, reason in ((0.59, "copy"), (0.61, None)):
-        ((_, found, _),) = judge(row, "text", chunk, FilterSettings(max_copied=max_copied))
+        ((_, found, _),) = check(row, "text", chunk, FilterSettings(max_copied=max_copied))
         assert found == reason
     # 17 words: of the 14 4-word runs, those that begin at words 9 to 13 were seen before.
     text = "moss grows on the old stone wall by moss grows on the old stone wall by night"
     row = generation(text)
     for max_repeated, reason in ((5 / 14 - 0.01, "repetition"), (5 / 14 + 0.01, None)):
-        ((_, found, _),) = judge(row, "text", chunk, FilterSettings(max_repeated=max_repeated))
+        ((_, found, _),) = check(row, "text", chunk, FilterSettings(max_repeated=max_repeated))
         assert found == reason
 
 
@@ -187,10 +187,10 @@ QUESTIONS_TEXT = "Question: Who named the mosses on Mount Ossegrund?\nAnswer: Or
 
 
 def test_of_questions_cut_short_only_the_last_pair_falls():
-    whole = judge(generation(QUESTIONS + "ary"), "questions", CHUNK, FilterSettings())
+    whole = check(generation(QUESTIONS + "ary"), "questions", CHUNK, FilterSettings())
     assert [reason for _, reason, _ in whole] == [None, None, None]
     assert whole[0][0] == QUESTIONS_TEXT
-    cut = judge(generation(QUESTIONS, finish_reason="length"), "questions", CHUNK, FilterSettings())
+    cut = check(generation(QUESTIONS, finish_reason="length"), "questions", CHUNK, FilterSettings())
     assert cut[:2] == whole[:2]
     assert cut[2][1:] == ("truncated", "finish_reason=length")
     assert len(cut) == 3

@@ -5,7 +5,9 @@
 Facts are planted into sentences of the demo's documents and, with `--squad`, of a file in SQuAD's format (XQuAD:
 github.com/google-deepmind/xquad, xquad.en.json): another number, another year or day, a name of another document,
 a denial, a unit, two names that change places. The sentence is judged against its own paragraph. True
-paraphrases, 100 written by hand, are in `data/paraphrases.jsonl` with their source or their demo document.
+paraphrases, written by hand, are in `data/paraphrases_held_out.jsonl` (100 that were written apart from the filter:
+`false_rejects`) and in `data/paraphrases.jsonl` (100 that its rules were made with: `false_rejects_tuned`), with
+their source or demo document.
 `--generations FILE --chunks FILE --documents FILE` also says what share of a model's texts survives the filter.
 CPU and GPU: the same command. The last line is one JSON object.
 """
@@ -21,19 +23,13 @@ import polars as pl
 
 from active_reading.augment.filter import FilterSettings, filter_generations
 from active_reading.augment.grounding import ungrounded_word
+from active_reading.augment.planting import falsified, names_in
 from active_reading.prompts.render import load_template
 
 HERE = Path(__file__).parent
 DEMO = HERE.parents[1] / "flows" / "demo" / "documents"
-MONTHS = "January February March April May June July August September October November December".split()
-NUMBER = re.compile(r"(?<![\w.,-])\d[\d,]*(?:\.\d+)?(?![\w])")
-DATE = re.compile(
-    rf"\b(?:(?:{'|'.join(MONTHS)}) )?(1[0-9]{{3}}|20[0-2][0-9])\b|\b\d{{1,2}} (?:{'|'.join(MONTHS)})\b"
-)
-UNIT = re.compile(r"(\d[\d,.]*) (metres|litres|grams|kilometres|hours|days|years|crowns|miles|percent)\b")
-# Capitalised inside a sentence; apart from the code under test, so that what is planted never hangs on it.
-NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}\b")
-VERB = re.compile(r"\b(was|is|were|are|has|had|can|won|made)\b")
+TUNED = "paraphrases.jsonl"  # the filter's rules were made with these in view
+HELD_OUT = "paraphrases_held_out.jsonl"  # and these were written apart from it
 
 
 def main() -> None:
@@ -57,11 +53,20 @@ def main() -> None:
             result[f"recall_{kind}_{corpus}"] = round(sum(hits) / len(hits), 4)
             totals.setdefault(kind, []).extend(hits)
     result |= {f"recall_{kind}": round(sum(hits) / len(hits), 4) for kind, hits in totals.items()}
-    rejected = [(row, why) for row, source in paraphrases() if (why := ungrounded_word(row["text"], source, ""))]
-    for row, why in rejected:
-        print(f"true, but rejected for '{why}': {row['text']}")
-    count = len(list(paraphrases()))
-    result |= {"paraphrases": count, "false_rejects": round(len(rejected) / count, 4)}
+    for name, key in ((HELD_OUT, ""), (TUNED, "_tuned")):
+        rows = list(paraphrases(name))
+        rejected = [(row, why) for row, source in rows if (why := ungrounded_word(row["text"], source, ""))]
+        for row, why in rejected:
+            print(f"true, but rejected for '{why}': {row['text']}")
+        result |= {f"paraphrases{key}": len(rows), f"false_rejects{key}": round(len(rejected) / len(rows), 4)}
+        for corpus in sorted({row.get("corpus", "") for row, _ in rows} - {""}):
+            fell = [row.get("corpus") == corpus for row, _ in rejected]
+            among = sum(row.get("corpus") == corpus for row, _ in rows)
+            result[f"false_rejects{key}_{corpus}"] = round(sum(fell) / among, 4)
+    lost = float(str(result["false_rejects"]))
+    for kind, hits in totals.items():  # of what falls, where one text of two is false
+        share = sum(hits) / len(hits)
+        result[f"precision_{kind}"] = round(share / (share + lost), 4) if share + lost else None
     if arguments.generations:
         result["survive"] = survivors(arguments)
     print(json.dumps(result))
@@ -85,7 +90,7 @@ def squad_paragraphs(path: Path) -> list[tuple[str, str]]:
 def plant(paragraphs: list[tuple[str, str]], limit: int) -> Iterator[tuple[str, str, str, str]]:
     """(kind, false sentence, paragraph, title); each kind at most `limit` times."""
     draw = random.Random(0)
-    everyone = sorted({name for _, text in paragraphs for name in NAME.findall(text)})
+    everyone = names_in([text for _, text in paragraphs])
     made: dict[str, int] = {}
     draw.shuffle(paragraphs)
     for title, source in paragraphs:
@@ -97,41 +102,9 @@ def plant(paragraphs: list[tuple[str, str]], limit: int) -> Iterator[tuple[str, 
                     yield kind, text, source, title
 
 
-def falsified(sentence: str, foreign: list[str], draw: random.Random) -> Iterator[tuple[str, str]]:
-    dates = [match.span() for match in DATE.finditer(sentence)]
-    for match in DATE.finditer(sentence):
-        old = re.search(r"\d+", match.group())
-        assert old is not None
-        new = draw.randrange(1000, 2026) if len(old.group()) == 4 else draw.randrange(1, 29)
-        begin = match.start() + old.start()
-        if new != int(old.group()):
-            yield "dates", f"{sentence[:begin]}{new}{sentence[begin + len(old.group()) :]}"
-    for match in NUMBER.finditer(sentence):
-        if any(start <= match.start() < end for start, end in dates):
-            continue
-        value = float(match.group().replace(",", "").rstrip("."))
-        new_value = int(value) + draw.randrange(1, 9) * max(1, 10 ** (len(str(int(value))) - 1))
-        yield "numbers", sentence[: match.start()] + f"{new_value:,}" + sentence[match.end() :]
-    here = NAME.findall(sentence)
-    if here:
-        old_name = draw.choice(here)
-        yield "names", re.sub(rf"\b{re.escape(old_name)}\b", lambda _: draw.choice(foreign), sentence, count=1)
-    if match := UNIT.search(sentence):
-        other = draw.choice([unit for unit in ("metres", "litres", "grams", "hours", "days") if unit != match[2]])
-        yield "units", sentence[: match.start(2)] + other + sentence[match.end(2) :]
-    if match := VERB.search(sentence):
-        yield "negations", sentence[: match.end()] + " not" + sentence[match.end() :]
-    different = sorted(set(here), key=here.index)
-    if len(different) > 1:
-        first, last = different[0], different[-1]
-        swap = {first: last, last: first}
-        pattern = rf"\b(?:{re.escape(first)}|{re.escape(last)})\b"
-        yield "swapped", re.sub(pattern, lambda match: swap[match.group()], sentence)
-
-
-def paraphrases() -> Iterator[tuple[dict[str, str], str]]:
-    """Rows of the file by hand, each with its source text."""
-    with (HERE / "data" / "paraphrases.jsonl").open(encoding="utf-8") as file:
+def paraphrases(name: str) -> Iterator[tuple[dict[str, str], str]]:
+    """Rows of a file by hand, each with its source text."""
+    with (HERE / "data" / name).open(encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
             yield row, row.get("source") or (DEMO / row["document"]).read_text(encoding="utf-8")

@@ -53,6 +53,8 @@ WAYS = [
     "Say what matters most in it, then the rest.",
     "Write a summary with all names and numbers.",
 ]
+SHIPPED = """paraphrase paraphrase_plain paraphrase_encyclopedia summary timeline questions cloze key_concepts
+mind_map teacher""".split()
 IDENTITY = ModelIdentity("benchmark", "1")
 SHARED_BLOCK = 32  # tokens
 MAX_MODEL_LEN = 1024
@@ -92,7 +94,7 @@ def main() -> None:
     ours = statistics.median(speeds["stage"])
     result = {
         "over_bare_vllm": round(statistics.median(ratios), 3),
-        "prefix_hit_share": hits["examples first, chunks of 96, by chunk"],
+        "prefix_hit_share": hits["as shipped, chunks of 96, by chunk"],
         **{
             f"over_{name}": round(ours / peer["tokens_per_second"], 3) if "tokens_per_second" in peer else None
             for name, peer in peers.items()
@@ -233,10 +235,15 @@ def cache_hits(model: Path, num_chunks: int, max_num_seqs: int) -> dict[str, flo
         llm = bare_engine(vllm, str(narrow_model(model, work)), max_num_seqs)
         engine = our_engine(vllm, llm, str(work / "narrow"), max_num_seqs)
         shares = {}
-        for with_examples, form in ((True, "examples first"), (False, "document first")):
+        forms = {
+            "as shipped": GenerateSettings(templates=[TemplateUse(template=name) for name in SHIPPED]),
+            "one example": ten_templates(work, True, max_num_seqs),
+            "document first": ten_templates(work, False, max_num_seqs),
+        }
+        for form, settings in forms.items():
             for max_tokens in (96, 256):
                 chunks = demo_chunks(model, num_chunks, max_tokens)
-                requests = asked(engine, chunks, ten_templates(work, with_examples, max_num_seqs))
+                requests = asked(engine, chunks, settings)
                 for request in requests:
                     request["parameters"].max_tokens = 1
                 for order in ("by chunk", "shuffled"):
@@ -264,26 +271,59 @@ def narrow_model(model: Path, folder: Path) -> Path:
     return folder / "narrow"
 
 
+# Each defines `measure`: tokens and seconds of the messages, after eight of them to warm up.
 PEERS = {
     "distilabel": """
 from distilabel.models.llms.vllm import vLLM
-import vllm
-llm = vLLM(model=model, extra_kwargs=engine)
+dtype = engine.pop("dtype")
+llm = vLLM(model=model, dtype=dtype, extra_kwargs=engine, disable_cuda_device_placement=True)
 llm.load()
 def run(messages):
     outputs = llm.generate_outputs([(each, None) for each in messages], max_new_tokens=48, temperature=0.7)
     return sum(sum(output["statistics"]["output_tokens"]) for output in outputs)
+def measure(messages):
+    run(messages[:8])
+    began = time.perf_counter()
+    return run(messages), time.perf_counter() - began
+""",
+    "datatrove": """
+import os, tempfile, threading
+from datatrove.data import Document
+from datatrove.pipeline.inference.run_inference import InferenceConfig, InferenceRunner
+from datatrove.pipeline.writers import JsonlWriter
+os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+tokens, ends, warm = [], [], threading.Semaphore(0)
+async def rollout(document, generate):
+    payload = {"messages": document.metadata["messages"], "max_tokens": 48, "temperature": 0.7}
+    result = await generate(payload)
+    tokens.append(result.usage["completion_tokens"])
+    ends.append(time.perf_counter())
+    warm.release()
+    return result
+def documents(messages):
+    for number, each in enumerate(messages[:8] + messages):
+        if number == 8:
+            for _ in range(8):
+                warm.acquire()
+            ends.append(time.perf_counter())
+        yield Document(text="", id=str(number), metadata={"messages": each})
+def measure(messages):
+    names = {name.replace("_", "-"): value for name, value in engine.items() if name != "max_model_len"}
+    config = InferenceConfig("vllm", model, engine["max_model_len"], model_kwargs=names)
+    config.max_concurrent_documents = config.max_concurrent_generations = 2 * engine["max_num_seqs"]
+    with tempfile.TemporaryDirectory() as folder:
+        InferenceRunner(rollout, config, JsonlWriter(folder)).run(documents(messages))
+    return sum(tokens[8:]), ends[-1] - ends[8]
 """,
 }
 FRAME = """
 import json, sys, time
-messages = json.load(open(sys.argv[1]))
-model, engine = sys.argv[2], json.loads(sys.argv[3])
-{code}
-run(messages[:8])
-began = time.perf_counter()
-tokens = run(messages)
-print(json.dumps({{"tokens_per_second": round(tokens / (time.perf_counter() - began), 1), "tokens": tokens}}))
+if __name__ == "__main__":
+    messages = json.load(open(sys.argv[1]))
+    model, engine = sys.argv[2], json.loads(sys.argv[3])
+    exec(sys.argv[4])
+    tokens, seconds = measure(messages)
+    print(json.dumps({"tokens_per_second": round(tokens / seconds, 1), "tokens": tokens}))
 """
 
 
@@ -298,7 +338,7 @@ def run_peer(name: str, peers: Path | None, messages: Path, model: str, max_num_
         "dtype": "float32",
         "enforce_eager": True,
     }
-    command = [str(python), "-c", FRAME.format(code=PEERS[name]), str(messages), model, json.dumps(engine)]
+    command = [str(python), "-c", FRAME, str(messages), model, json.dumps(engine), PEERS[name]]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-1]}

@@ -574,3 +574,30 @@ def test_the_same_template_may_be_used_twice(tiny_model, tmp_path):
     use = "generate.templates=[{template: paraphrase}, {template: paraphrase, max_tokens: 64}]"
     rows = pl.read_parquet(run_plain(study_in(folder, tiny_model, use), "generate") / "generations.parquet")
     assert set(rows["max_tokens"]) == {64, 256}
+
+
+def test_a_judge_drops_with_its_reason_and_every_text_is_still_accounted_for(project, tiny_model):
+    judged = study_in(project, tiny_model, "judge={statements: true, answers: true}")
+    step = read_step(run_plain(judged, "judge"))
+    kept, dropped = (pl.read_parquet(step.folder / f"{name}.parquet") for name in ("kept", "dropped"))
+    filtered = pl.read_parquet(only(project, "filter-*/kept.parquet"))
+    assert step.summary["texts"] == filtered.height
+    fell = dropped.filter(pl.col("reason").is_in(["judged_false", "other_answer"]))
+    assert kept.height + fell.height == filtered.height
+    assert step.summary["answers"]["texts"] == filtered.filter(template="questions").height
+    run_plain(judged, "report")
+    results = results_of(project)
+    assert results["judge"]["statements"]["texts"] + results["judge"]["answers"]["texts"] == filtered.height
+    for line in results["templates"]:
+        assert line["texts"] == line["distinct"] + sum(line["dropped"].values())
+    assert "What the judge said" in (project / "out" / "index.html").read_text(encoding="utf-8")
+    card = next((project / "out" / "dataset").glob("v*/README.md")).read_text(encoding="utf-8")
+    assert "A model read each running text beside its chunk" in card
+
+
+def test_a_judges_answers_are_asked_once(project, tiny_model, monkeypatch):
+    judged = study_in(project, tiny_model, "judge={statements: true}")
+    first = read_step(run_plain(judged, "judge"))
+    shutil.rmtree(first.folder)
+    monkeypatch.setattr("active_reading.augment.generate.EchoEngine", no_engine)
+    assert read_step(run_plain(judged, "judge")).summary == first.summary

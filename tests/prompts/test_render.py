@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from active_reading.augment.filter import Chunk, FilterSettings, judge, parse_pairs
+from active_reading.augment.filter import Chunk, FilterSettings, check, parse_pairs
+from active_reading.augment.judge import ASKED
 from active_reading.augment.plan import parse_strategies
-from active_reading.prompts.render import FOLDER, Template, available_templates, load_template
+from active_reading.prompts.render import FOLDER, JUDGING, Template, available_templates, load_template
 
 VALUES = {
     "text": "Zora sold 12 kites.",
@@ -19,6 +20,7 @@ VALUES = {
     "num_items": 3,
 }
 HASHES = ["f0c4f82e20132d96", "c8b7a6f97923e0d1", "d692ca5fc43edc1d", "f3fc1b4da67815a2"]
+JUDGING_HASHES = {"question": "361913d353e8ad95", "statement": "77b2b204fce7d653"}
 MINIMAL = "---\nversion: 1\nanswer: text\n---\n"
 
 
@@ -69,7 +71,7 @@ def test_the_example_answers_have_the_form_and_the_faithfulness_that_the_filter_
             continue
         if template.answer == "questions":
             assert len(parse_pairs(example["answer"])) == example["num_items"]
-        verdicts = judge(row, template.answer, Chunk(example["text"], ""), FilterSettings())
+        verdicts = check(row, template.answer, Chunk(example["text"], ""), FilterSettings())
         assert [reason for _, reason, _ in verdicts] == [None] * len(verdicts)
 
 
@@ -304,6 +306,8 @@ def test_the_templates_of_finished_work_keep_their_hashes():
     """Answers in ledgers are addressed by them: an edit would ask all of it again."""
     names = ("apply_strategy", "paraphrase", "propose_strategies", "questions")
     assert [load_template(name).hash for name in names] == HASHES
+    judging = [load_template(str(path), variables=ASKED) for path in sorted(JUDGING.glob("*.j2"))]
+    assert {template.name: template.hash for template in judging} == JUDGING_HASHES
 
 
 def test_a_users_folder_goes_before_the_shipped_templates(tmp_path):
