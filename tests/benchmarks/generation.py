@@ -1,4 +1,4 @@
-"""Speed of the generate stage against bare vLLM and distilabel; how much of the prompts caching serves.
+"""Speed of the generate stage against bare vLLM, distilabel and datatrove; how much of the prompts caching serves.
 
     python tests/benchmarks/generation.py [--quick] [--model FOLDER_OR_ID] [--peers FOLDER]
 
@@ -6,9 +6,10 @@ Ten templates per chunk of the demo's documents, on one engine: the whole stage 
 of its counts, the filter) and `vllm.LLM.chat` on the same messages and sampling, in turn (A B B A ...), the cache
 emptied before each; generated tokens a second, median of the ratios of neighbours. The stage's own order against a
 shuffled one, with a cache that holds a part of the corpus, as it is wherever a corpus is large.
-A peer runs on the same messages in an environment of its own, `FOLDER/distilabel`:
+Each peer runs on the same messages in an environment of its own, each with vLLM as it starts it itself:
 
     python -m venv FOLDER/distilabel && FOLDER/distilabel/bin/pip install distilabel[vllm]
+    python -m venv FOLDER/datatrove && FOLDER/datatrove/bin/pip install datatrove[inference] vllm
 
 On a GPU: python tests/benchmarks/generation.py --model Qwen/Qwen3-0.6B --chunks 2000
 The last line of standard output is one JSON object.
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -70,7 +72,8 @@ def main() -> None:
     num_chunks = arguments.chunks or (4 if arguments.quick else 24)
     rounds = arguments.rounds or (3 if arguments.quick else 5)
     command = [sys.executable, __file__, "--model", str(folder), "--max-num-seqs", str(arguments.max_num_seqs)]
-    done = subprocess.run([*command, "--hits", "80"], check=True, capture_output=True, text=True)
+    few = ["--hits", "80", "--max-num-seqs", "8"]  # a cache that holds less than the corpus
+    done = subprocess.run([*command, *few], check=True, capture_output=True, text=True)
     hits = json.loads(done.stdout.strip().splitlines()[-1])
     print(hits, flush=True)
     chunks = demo_chunks(folder, num_chunks)
@@ -341,7 +344,8 @@ def run_peer(name: str, peers: Path | None, messages: Path, model: str, max_num_
     command = [str(python), "-c", FRAME, str(messages), model, json.dumps(engine), PEERS[name]]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1]}
+        lines = [line for line in done.stderr.splitlines() if re.match(r"\w+(\.\w+)*(Error|Exception)\b", line)]
+        return {"error": lines[-1] if lines else done.stderr.strip()[-500:]}
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
