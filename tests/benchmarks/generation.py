@@ -70,6 +70,9 @@ def main() -> None:
         print(json.dumps(cache_hits(folder, arguments.hits, arguments.max_num_seqs)))
         return
     num_chunks = arguments.chunks or (4 if arguments.quick else 24)
+    if arguments.alone:
+        print(json.dumps(stage_alone(folder, num_chunks, arguments.max_num_seqs)))
+        return
     rounds = arguments.rounds or (3 if arguments.quick else 5)
     command = [sys.executable, __file__, "--model", str(folder), "--max-num-seqs", str(arguments.max_num_seqs)]
     few = ["--hits", "80", "--max-num-seqs", "8"]  # a cache that holds less than the corpus
@@ -90,18 +93,12 @@ def main() -> None:
         del engine
         llm.llm_engine.engine_core.shutdown()
         del llm
-        peers = {
-            name: run_peer(name, arguments.peers, work / "messages.json", str(folder), arguments.max_num_seqs)
-            for name in PEERS
-        }
-    ours = statistics.median(speeds["stage"])
+        alone = [*command, "--alone", "--chunks", str(num_chunks)]
+        peers = {name: over_peer(name, arguments.peers, work / "messages.json", alone) for name in PEERS}
     result = {
         "over_bare_vllm": round(statistics.median(ratios), 3),
         "prefix_hit_share": hits["as shipped, chunks of 96, by chunk"],
-        **{
-            f"over_{name}": round(ours / peer["tokens_per_second"], 3) if "tokens_per_second" in peer else None
-            for name, peer in peers.items()
-        },
+        **{f"over_{name}": peer.get("over") for name, peer in peers.items()},
         "over_bare_vllm_cpu_time": round(statistics.median(cpu_ratios), 3),
         "ratios": [round(ratio, 3) for ratio in ratios],
         "tokens_per_second": {name: [round(speed, 1) for speed in values] for name, values in speeds.items()},
@@ -277,10 +274,16 @@ def narrow_model(model: Path, folder: Path) -> Path:
 # Each defines `measure`: tokens and seconds of the messages, after eight of them to warm up.
 PEERS = {
     "distilabel": """
+import vllm
 from distilabel.models.llms.vllm import vLLM
 dtype = engine.pop("dtype")
 llm = vLLM(model=model, dtype=dtype, extra_kwargs=engine, disable_cuda_device_placement=True)
 llm.load()
+parameters = vllm.SamplingParams
+def without_processors(**given):  # distilabel 1.5.3 gives an argument that vLLM no longer has
+    given.pop("logits_processors")
+    return parameters(**given)
+vllm.SamplingParams = without_processors
 def run(messages):
     outputs = llm.generate_outputs([(each, None) for each in messages], max_new_tokens=48, temperature=0.7)
     return sum(sum(output["statistics"]["output_tokens"]) for output in outputs)
@@ -330,23 +333,47 @@ if __name__ == "__main__":
 """
 
 
-def run_peer(name: str, peers: Path | None, messages: Path, model: str, max_num_seqs: int) -> dict[str, Any]:
-    """The peer's tokens a second, or why it did not run."""
+def over_peer(name: str, peers: Path | None, messages: Path, alone: list[str]) -> dict[str, Any]:
+    """Our tokens a second over the peer's, each alone on the machine, in the order ours, peer, peer, ours."""
     python = peers / name / "bin" / "python" if peers else None
     if python is None or not python.is_file():
         return {"missing": f"no environment for {name}: see --help for how to make one, and give --peers FOLDER"}
-    engine = {
-        "max_model_len": MAX_MODEL_LEN,
-        "max_num_seqs": max_num_seqs,
-        "dtype": "float32",
-        "enforce_eager": True,
-    }
-    command = [str(python), "-c", FRAME, str(messages), model, json.dumps(engine), PEERS[name]]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if re.match(r"\w+(\.\w+)*(Error|Exception)\b", line)]
-        return {"error": lines[-1] if lines else done.stderr.strip()[-500:]}
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    model, max_num_seqs = alone[alone.index("--model") + 1], int(alone[alone.index("--max-num-seqs") + 1])
+    engine = {"max_model_len": MAX_MODEL_LEN, "max_num_seqs": max_num_seqs, "dtype": "float32"}
+    theirs = [
+        str(python),
+        "-c",
+        FRAME,
+        str(messages),
+        model,
+        json.dumps(engine | {"enforce_eager": True}),
+        PEERS[name],
+    ]
+    speeds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for side in ("ours", "theirs", "theirs", "ours"):
+        done = subprocess.run(alone if side == "ours" else theirs, capture_output=True, text=True)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if re.search(r"\w(Error|Exception)\b", line)]
+            return {"error": lines[-1] if lines else done.stderr.strip()[-500:]}
+        told = [line for line in done.stdout.splitlines() if line.startswith('{"tokens_per_second"')]
+        speeds[side].append(json.loads(told[-1])["tokens_per_second"])  # vLLM logs after it
+    print(name, speeds, flush=True)
+    return {**speeds, "over": round(sum(speeds["ours"]) / sum(speeds["theirs"]), 3)}
+
+
+def stage_alone(folder: Path, num_chunks: int, max_num_seqs: int) -> dict[str, float]:
+    """The whole stage on an engine of its own, as a study runs it; the engine's start is not counted."""
+    chunks = demo_chunks(folder, num_chunks)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        settings = ten_templates(work, with_examples=True, max_num_seqs=max_num_seqs)
+        engine = VllmEngine(str(folder), MAX_MODEL_LEN, max_num_seqs, 0)
+        engine.close = lambda: None  # type: ignore[method-assign]
+        warm = settings.model_copy(update={"templates": settings.templates[:8], "seed": 1})
+        whole_stage(engine, chunks[:1], warm, work / "warm")
+        began = time.perf_counter()
+        tokens = whole_stage(engine, chunks, settings, work / "ledger")
+        return {"tokens_per_second": round(tokens / (time.perf_counter() - began), 1)}
 
 
 def _arguments() -> argparse.Namespace:
@@ -357,6 +384,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--max-num-seqs", type=int, default=32)
     parser.add_argument("--hits", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--peers", type=Path, help="folder of the peers' environments")
     return parser.parse_args()
 
