@@ -11,7 +11,7 @@ NOT covered: a wrong statement made of the chunk's own names and numbers.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,9 +20,11 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from active_reading.augment.engine import TOO_LONG
-from active_reading.augment.grounding import answer_is_grounded, ungrounded_word
+from active_reading.augment.grounded_columns import grounded
+from active_reading.augment.grounding import Source, answer_is_grounded, ungrounded_word
 from active_reading.augment.identity import content_hash
 
+BATCH = 20_000  # answers at a time: what is known of their chunks is in memory
 REFUSAL = re.compile(
     r"\b(as an ai|i(['\u2019]m| am) (sorry|unable|not able|an ai)"
     r"|i (cannot|can['\u2019]t|can not) (help|assist|provide|do|write)"
@@ -54,11 +56,13 @@ class FilterSettings(BaseModel):
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """What a text is checked against: its source span and the title and headings above it."""
+class Chunk(Source):
+    """What a text is checked against, and its runs of words: what a copy is told by."""
 
-    text: str
-    title: str
+    @cached_property
+    def span(self) -> Source:
+        """The text alone: an answer stands in it, and not only in the title."""
+        return Source(self.text)
 
     @cached_property
     def runs(self) -> set[tuple[str, ...]]:
@@ -73,19 +77,12 @@ def filter_generations(
     `answers` maps a template's name to what it answers; strategies only lead to other requests and are
     left out. `chunks` has `chunk_id`, `text`, `title` and, where known, `heading`.
     """
-    sources = {
-        row["chunk_id"]: Chunk(row["text"], f"{row['title']}\n{row.get('heading') or ''}")
-        for row in chunks.iter_rows(named=True)
-    }
-    rows = []
-    for row in generations.iter_rows(named=True):
-        if answers[row["template"]] == "strategies":
-            continue
-        for item, (text, reason, detail) in enumerate(
-            check(row, answers[row["template"]], sources[row["chunk_id"]], settings)
-        ):
-            identifier = content_hash(row["request_id"], item)
-            rows.append({**row, "id": identifier, "text": text, "reason": reason, "detail": detail})
+    texts = chunks.select(
+        "chunk_id", "text", "title", heading=pl.col("heading") if "heading" in chunks.columns else None
+    )
+    rows: list[dict[str, Any]] = []
+    for batch in generations.iter_slices(BATCH):
+        rows += _filter_batch(batch, answers, texts.join(batch, on="chunk_id", how="semi"), settings)
     schema: dict[str, Any] = {**generations.schema, "id": pl.String, "reason": pl.String, "detail": pl.String}
     return pl.DataFrame(rows, schema=schema)
 
@@ -93,8 +90,30 @@ def filter_generations(
 Verdict = tuple[str, str | None, str | None]
 
 
-def check(row: dict[str, str], answer: str, chunk: Chunk, settings: FilterSettings) -> list[Verdict]:
-    """The texts in one generation, each with the reason and detail of its fall (None when kept)."""
+def _filter_batch(
+    generations: pl.DataFrame, answers: Mapping[str, str], chunks: pl.DataFrame, settings: FilterSettings
+) -> Iterator[dict[str, Any]]:
+    sources = {
+        chunk_id: Chunk(text, f"{title}\n{heading or ''}") for chunk_id, text, title, heading in chunks.iter_rows()
+    }
+    certain = grounded(generations.select("text", source="chunk_id"), sources)
+    for row, is_grounded in zip(generations.iter_rows(named=True), certain, strict=True):
+        answer = answers[row["template"]]
+        if answer == "strategies":
+            continue
+        verdicts = check(row, answer, sources[row["chunk_id"]], settings, is_grounded)
+        for item, (text, reason, detail) in enumerate(verdicts):
+            identifier = content_hash(row["request_id"], item)
+            yield {**row, "id": identifier, "text": text, "reason": reason, "detail": detail}
+
+
+def check(
+    row: dict[str, str], answer: str, chunk: Chunk, settings: FilterSettings, is_grounded: bool = False
+) -> list[Verdict]:
+    """The texts in one generation, each with the reason and detail of its fall (None when kept).
+
+    `is_grounded`: running text of which that is certain already.
+    """
     text = row["text"]
     if row["error"]:
         return [(text, TOO_LONG if row["finish_reason"] == TOO_LONG else "failed", row["error"])]
@@ -105,7 +124,7 @@ def check(row: dict[str, str], answer: str, chunk: Chunk, settings: FilterSettin
         if match.group(0).casefold() not in chunk.text.casefold():  # a text about language models may name them
             return [(text, "refusal", match.group(0))]
     if answer == "text":
-        return [(text, *_judge_text(text, chunk, settings))]
+        return [(text, *_judge_text(text, chunk, settings, is_grounded))]
     pairs = parse_pairs(text)
     if not pairs:
         return [(text, "unparsed", "no question with an answer")]
@@ -123,11 +142,13 @@ def parse_pairs(text: str) -> list[tuple[str, str]]:
     return [(match["question"].strip(" *"), match["answer"].strip(" *")) for match in PAIR.finditer(text + "\n")]
 
 
-def _judge_text(text: str, chunk: Chunk, settings: FilterSettings) -> tuple[str | None, str | None]:
+def _judge_text(
+    text: str, chunk: Chunk, settings: FilterSettings, is_grounded: bool
+) -> tuple[str | None, str | None]:
     words = text.split()
     if len(words) < settings.min_words:
         return "too_short", f"{len(words)} words"
-    if word := ungrounded_word(text, chunk.text, chunk.title):
+    if not is_grounded and (word := ungrounded_word(text, chunk)):
         return "ungrounded", word
     runs = _runs(text, 8)
     copied = sum(run in chunk.runs for run in runs) / len(runs) if runs else 0.0
@@ -143,9 +164,9 @@ def _judge_text(text: str, chunk: Chunk, settings: FilterSettings) -> tuple[str 
 def _judge_pair(question: str, reply: str, chunk: Chunk) -> tuple[str | None, str | None]:
     if len(question.split()) < 4:
         return "too_short", question
-    if word := ungrounded_word(question, chunk.text, chunk.title):
+    if word := ungrounded_word(question, chunk):
         return "ungrounded", word
-    if not answer_is_grounded(reply, chunk.text):
+    if not answer_is_grounded(reply, chunk.span):
         return "ungrounded", f"answer '{reply[:80]}'"
     if re.search(rf"\b{re.escape(reply.strip(' .'))}\b", question, re.IGNORECASE):
         return "given_away", reply[:80]

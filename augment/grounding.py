@@ -1,36 +1,28 @@
 """Grounding: does a text name a number, unit, name or quotation that its source does not have, or deny it?
 
-Cheap and lexical. Numbers are compared as values ("4,000" = "four thousand", "2.50" = "2.5"); names are
-capitalised words that are not plain words at the start of a sentence.
+Cheap and lexical. Numbers are compared as values (`quantities.py`); names are capitalised words, except where a
+sentence, a line or a cell begins with a word that an English dictionary has in lower case.
 """
 
 import re
-import unicodedata
-from collections.abc import Iterator
-from decimal import Decimal
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-NUMBER_WORDS = {
-    **{word: Decimal(value) for value, word in enumerate(_UNITS)},
-    **{word: Decimal(10 * value) for value, word in enumerate(_TENS, start=2)},
-    "hundred": Decimal(100),
-    "thousand": Decimal(1000),
-    "million": Decimal(1_000_000),
-}
-ORDINALS = {
-    word: value
-    for value, word in enumerate(
-        "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
-        "sixteenth seventeenth eighteenth nineteenth twentieth".split(),
-        start=3,
-    )
-}
-_MULTIPLIERS = (100, 1000, 1_000_000)
-# Words that open sentences in rewrites without being names, even when the source does not use them.
+from active_reading.augment.quantities import NUMBER_WORDS, derived_numbers, known_numbers, measures, numbers, plain
+
+MONTHS = "january february march april may june july august september october november december".split()
+# Places and peoples whose names do not follow from each other.
+PEOPLES = [
+    set(row.split())
+    for row in (
+        "america american americans states us usa, britain british uk, france french, spain spanish, greece greek "
+        "greeks, netherlands dutch holland, denmark danish danes, turkey turkish turks, poland polish poles, "
+        "wales welsh, germany german germans, sweden swedish swedes, switzerland swiss, scotland scottish "
+        "scots, ireland irish"
+    ).split(",")
+]
+# Plain words that are no names wherever they stand, as in headings.
 OPENERS = frozenset(
     """a about according after afterwards all also although among an and another answer any apart as at back
     based because before behind below besides between both but by called can certainly could despite did do does
@@ -45,19 +37,8 @@ OPENERS = frozenset(
     adults almost approximately around born built children completed created discovered finished founded houses
     men opened people published roughly situated visitors women written""".split()
 )
-_UNIT_WORDS = """
-% percent; metre metres meter meters m; kilometre kilometres kilometer kilometers km; centimetre centimetres
-centimeter centimeters cm; millimetre millimetres millimeter millimeters mm; mile miles; foot feet ft; inch
-inches; yard yards; litre litres liter liters; gallon gallons; gram grams g; kilogram kilograms kg; tonne
-tonnes ton tons; ounce ounces; second seconds; minute minutes; hour hours; day days; week weeks; month
-months; year years; decade decades; century centuries; dollar dollars; euro euros; pound pounds; crown
-crowns; degree degrees
-"""
-UNITS = {word: group.split()[0] for group in _UNIT_WORDS.split(";") for word in group.split()}
-_MEASURE = re.compile(
-    rf"(?P<number>\d[\d,]*(?:\.\d+)?|\b(?:{'|'.join(NUMBER_WORDS)}))[ -]?(?P<unit>%|(?:{'|'.join(UNITS)})\b)"
-)
-_OPENS = re.compile(r"(?:^|[.!?:\n])[\s\"'(*-]*\Z")  # the end of what stands before a sentence
+# The end of what stands before a sentence, a line or a cell of a table.
+_OPENS = re.compile(r"(?:^|[.!?:|\n])[\s\"'(*#|>_\u201c\u2013\u2014-]*\Z")
 _QUOTE = re.compile(r"[\"\u201c\u201e]([^\"\u201c\u201d\n]{3,200})[\"\u201d]")
 _DENIAL = re.compile(r"\b(?:not(?! only)|never|cannot|\w+n't)\b", re.IGNORECASE)
 # What a rewrite may turn into a "not": "only two", "without", "failed to", "unknown", "but".
@@ -66,156 +47,172 @@ _RESTRICTION = re.compile(
     r"|refus\w*|lost|avoid\w*|rather|instead|although|though|despite|un\w+|im\w+less|\w+less|free|rare\w*|hardly)\b",
     re.IGNORECASE,
 )
-_TOKEN = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|[^\W\d_]+")
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 _LIST_MARKER = re.compile(r"^\W*(?:\d{1,2}[.)]|\w+ \d{1,2}[:)])\s", re.MULTILINE)
-# Typographic apostrophes and hyphens read as the plain ones.
-_PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u2010": "-", "\u2011": "-"})
+_OF_A_PLACE = re.compile(r"(\w{4,}?)(?:ese|ian|ean|an|ish|ic)s?")
 
 
-def numbers(text: str) -> set[str]:
-    """Values named in the text: "4,000", "2.50", "two hundred and five" or "1.2 million"."""
-    values = (value for run in _number_runs(_plain(text)) for value in _compose(run))
-    return {format(value.normalize(), "f") for value in values}
+@dataclass(frozen=True)
+class Source:
+    """What a text is checked against: its span of a document, and the title and headings above it."""
+
+    text: str
+    title: str = ""
+
+    @cached_property
+    def context(self) -> str:
+        return plain(f"{self.title}\n{self.text}")
+
+    @cached_property
+    def numbers(self) -> set[str]:
+        return known_numbers(self.context)
+
+    @cached_property
+    def words(self) -> set[str]:
+        """Every word in the forms in which a text may use it."""
+        known = {form for word in _WORD.findall(self.context) for form in _forms(word)}
+        known |= {month[:3] for month in MONTHS if month in known}
+        return known.union(*(peoples for peoples in PEOPLES if known & peoples))
+
+    @cached_property
+    def units(self) -> dict[str, set[str]]:
+        """Value -> the units that it has here."""
+        known: dict[str, set[str]] = {}
+        for value, unit in measures(self.context):
+            known.setdefault(value, set()).add(unit)
+        return known
+
+    @cached_property
+    def initials(self) -> tuple[str, str]:
+        """First letters of all words in a row, and of the capitalised ones alone."""
+        words = _WORD.findall(self.context)
+        capitalised = "".join(word[0] for word in words if _is_capitalised(word))
+        return "".join(word[0] for word in words).casefold(), capitalised.casefold()
+
+    @cached_property
+    def acronyms(self) -> set[str]:
+        return {word.casefold() for word in re.findall(r"\b[A-Z]{2,5}\b", self.context.replace(".", ""))}
+
+    @cached_property
+    def spoken(self) -> str:
+        """The words alone, in a row: where quotations are looked for."""
+        words = re.findall(r"\w+", self.context.casefold())
+        return f" {' '.join(words)} "
+
+    @cached_property
+    def restricts(self) -> bool:
+        return _RESTRICTION.search(plain(self.text)) is not None
 
 
 def names(text: str) -> list[str]:
-    """Capitalised words, plain sentence openers left out, in order."""
-    plain = _plain(text)
+    """Capitalised words in order, without plain words that open a sentence, and without single letters."""
+    text = plain(text)
     return [
         match.group()
-        for match in _WORD.finditer(plain)
-        if match.group()[0].isupper()
+        for match in _WORD.finditer(text)
+        if _is_capitalised(match.group())
         and match.group().casefold() not in OPENERS
-        and not (match.group().endswith(("ing", "ly")) and _OPENS.search(plain, 0, match.start()))
+        and not (len(match.group()) == 1 and text[match.end() : match.end() + 1] in (":", "."))
+        and not (_OPENS.search(text, 0, match.start()) and is_plain(match.group()))
     ]
 
 
-def ungrounded_word(text: str, source: str, title: str = "") -> str | None:
-    """The first number or name of `text` that neither `source` nor `title` has, or None."""
-    context = f"{title}\n{source}"
+def ungrounded_word(text: str, source: Source) -> str | None:
+    """The first number, unit, quotation, denial or name of `text` that `source` does not have, or None."""
+    text = plain(text)
     claimed = _LIST_MARKER.sub("", text)
     # "one" and "two" are also plain English ("one of", "the two"): in words never evidence of invention.
     plain_words = {"1", "2"} - set(re.findall(r"(?<![\w.,])[12](?![\w.,])", claimed))
-    extra = numbers(claimed) - numbers(context) - _ordinals(context) - plain_words
-    if extra:
+    extra = numbers(claimed) - source.numbers - plain_words
+    if extra and (extra := extra - derived_numbers(claimed, source.numbers)):
         return min(extra)
-    if wrong := _wrong_unit(text, context) or _invented_quote(text, context) or _invented_denial(text, context):
+    if wrong := _wrong_unit(text, source) or _invented_quote(text, source) or _invented_denial(text, source):
         return wrong
-    known = {part for word in _words(context) for part in _stems(word)}
+    spelled_out: set[str] | None = None
     for name in names(text):
-        parts = [part for part in name.split("-") if part[0].isupper()]
-        if not all(known & _stems(part) or _is_of_a_known_place(part, known) for part in parts):
+        if all(_is_known(part, source) for part in name.split("-") if _is_capitalised(part)):
+            continue
+        spelled_out = _spelled_out(text, source) if spelled_out is None else spelled_out
+        if name not in spelled_out:
             return name
     return None
 
 
-def _ordinals(text: str) -> set[str]:
-    """Values of the ordinals in words, so that "the 17th century" may stand for "the seventeenth century"."""
-    return {str(ORDINALS[word]) for word in re.findall(r"\w+", text.casefold()) if word in ORDINALS}
+def answer_is_grounded(answer: str, source: Source) -> bool:
+    """Every word of a short answer that carries meaning stands in the source."""
+    if ungrounded_word(answer, source) or numbers(answer) - numbers(source.context):
+        return False
+    words = [word for word in _WORD.findall(plain(answer)) if word.casefold() not in OPENERS | set(NUMBER_WORDS)]
+    return bool(words or numbers(answer)) and all(source.words & _forms(word) for word in words)
 
 
-def _is_of_a_known_place(name: str, known: set[str]) -> bool:
-    """Whether "Chinese" or "Italian" comes of a place that the source names: the same word up to its ending."""
-    match = re.fullmatch(r"(\w{4,}?)(?:ese|ian|ean|an|ish|ic)s?", name.casefold())
-    return match is not None and any(word.startswith(match[1]) and len(word) <= len(match[1]) + 3 for word in known)
+def _is_capitalised(word: str) -> bool:
+    return word[0].isupper()
 
 
-def _wrong_unit(text: str, source: str) -> str | None:
+@cache
+def _dictionary() -> Any:
+    from hunspell import Hunspell
+
+    return Hunspell("en_US")
+
+
+@cache
+def is_plain(word: str) -> bool:
+    """Whether English has the word in lower case, so that only its place in the sentence may have raised it."""
+    folded = word.casefold().partition("'")[0]
+    return folded.endswith(("ing", "ly")) or (folded.isascii() and bool(_dictionary().spell(folded)))
+
+
+def _is_known(name: str, source: Source) -> bool:
+    """Whether the source has the name, a people's name of a place that it has, or what the name is short for."""
+    known = source.words
+    if known & _forms(name):
+        return True
+    folded = name.casefold()
+    if match := _OF_A_PLACE.fullmatch(folded):  # "Chinese", "Italian": the same word up to its ending
+        return any(word.startswith(match[1]) and len(word) <= len(match[1]) + 3 for word in known)
+    if any(f"{folded}{ending}" in known for ending in ("ism", "ist", "ists")) and len(folded) > 3:
+        return True
+    return name.isupper() and 2 <= len(name) <= 5 and folded in source.initials[len(name) == 2]
+
+
+def _spelled_out(text: str, source: Source) -> set[str]:
+    """Names of the text that in a row begin with the letters of an acronym of the source: US, "United States"."""
+    return {
+        word
+        for row in re.findall(r"(?:[A-Z][a-z]+ (?:of |and |the )?){1,4}[A-Z][a-z]+", text)
+        for words in (re.findall(r"[A-Z][a-z]+", row),)
+        for first in range(len(words))
+        for last in range(first + 2, len(words) + 1)
+        if "".join(word[0] for word in words[first:last]).casefold() in source.acronyms
+        for word in words[first:last]
+    }
+
+
+def _wrong_unit(text: str, source: Source) -> str | None:
     """A number that the source gives with other units only: "4.6 feet" where it has "4.6 metres"."""
-    known: dict[str, set[str]] = {}
-    for value, unit in _measures(source):
-        known.setdefault(value, set()).add(unit)
-    return next((f"{v} {unit}" for v, unit in _measures(text) if v in known and unit not in known[v]), None)
+    known = source.units
+    return next((f"{v} {unit}" for v, unit in measures(text) if v in known and unit not in known[v]), None)
 
 
-def _measures(text: str) -> Iterator[tuple[str, str]]:
-    for match in _MEASURE.finditer(_plain(text).casefold()):
-        for value in numbers(match["number"]):
-            yield value, UNITS[match["unit"]]
-
-
-def _invented_quote(text: str, source: str) -> str | None:
+def _invented_quote(text: str, source: Source) -> str | None:
     """A quotation of several words that the source does not have in a row."""
-    known = " ".join(re.findall(r"\w+", _plain(source).casefold()))
-    for match in _QUOTE.finditer(_plain(text)):
+    for match in _QUOTE.finditer(text):
         words = re.findall(r"\w+", match.group(1).casefold())
-        if len(words) > 1 and f" {' '.join(words)} " not in f" {known} ":
+        if len(words) > 1 and f" {' '.join(words)} " not in source.spoken:
             return match.group()
     return None
 
 
-def _invented_denial(text: str, source: str) -> str | None:
+def _invented_denial(text: str, source: Source) -> str | None:
     """A "not" or "never" in a text whose source denies and restricts nothing at all."""
-    found = _DENIAL.search(_plain(text))
-    return found.group() if found and not _RESTRICTION.search(_plain(source)) else None
+    found = _DENIAL.search(text)
+    return found.group() if found and not source.restricts else None
 
 
-def answer_is_grounded(answer: str, source: str) -> bool:
-    """Every word of a short answer that carries meaning stands in the source."""
-    if ungrounded_word(answer, source) or numbers(answer) - numbers(source):
-        return False
-    known = {part for word in _words(source) for part in _stems(word)}
-    words = [word for word in _words(answer) if word.casefold() not in OPENERS | set(NUMBER_WORDS)]
-    return bool(words or numbers(answer)) and all(known & _stems(word) for word in words)
-
-
-def _plain(text: str) -> str:
-    return unicodedata.normalize("NFC", text).translate(_PLAIN)
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(_plain(text))
-
-
-def _number_runs(text: str) -> Iterator[list[Decimal]]:
-    """Number words that follow each other; digits begin a run, and only "million" and the like join them."""
-    run: list[Decimal] = []
-    end, digits = 0, False
-    for match in _TOKEN.finditer(text):
-        token = match.group().casefold()
-        is_digits = token[0].isdecimal()
-        value = Decimal(token.replace(",", "")) if is_digits else NUMBER_WORDS.get(token)
-        adjacent = bool(run) and text[end : match.start()].strip(" \t\n") in ("", "-")
-        if adjacent and token == "and" and run[-1] in _MULTIPLIERS:
-            end = match.end()
-            continue
-        if run and not (adjacent and value is not None and (value in _MULTIPLIERS or not (digits or is_digits))):
-            yield run
-            run = []
-        if value is not None:
-            run.append(value)
-            end, digits = match.end(), is_digits
-    if run:
-        yield run
-
-
-def _compose(run: list[Decimal]) -> Iterator[Decimal]:
-    """The values that a run of number words names: "two hundred five" is one, "nineteen twelve" is two."""
-    total, group = Decimal(0), None
-    for value in run:
-        if value in (1000, 1_000_000):
-            total, group = total + (group or 1) * value, None
-        elif group is None:
-            group = value
-        elif value == 100:
-            group *= 100
-        elif _continues(group, value):
-            group += value
-        else:
-            yield total + group
-            total, group = Decimal(0), value
-    yield total + (group or 0)
-
-
-def _continues(group: Decimal, value: Decimal) -> bool:
-    """Whether "two hundred" or "forty" goes on with `value`."""
-    after_hundred = group > 0 and group % 100 == 0 and 0 < value < 100
-    after_tens = group % 100 >= 20 and group % 10 == 0 and 0 < value < 10
-    return after_hundred or after_tens
-
-
-def _stems(word: str) -> set[str]:
-    """The word case-folded, without a possessive or plural ending."""
-    folded = word.casefold().removesuffix("'s")
+def _forms(word: str) -> set[str]:
+    """The word case-folded, without a possessive, contraction or plural ending."""
+    folded = word.casefold()
+    folded = re.sub(r"'(?:s|ll|re|ve|d)$", "", folded)
     return {folded, folded.removesuffix("s"), folded.removesuffix("es"), *folded.split("-")}

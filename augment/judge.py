@@ -21,10 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from active_reading.augment.engine import Engine
 from active_reading.augment.funnel import STATUS, check_requests, request_counts
 from active_reading.augment.generate import Progress, generate
-from active_reading.augment.grounding import OPENERS, numbers
+from active_reading.augment.grounding import OPENERS
 from active_reading.augment.ledger import Ledger
 from active_reading.augment.plan import GenerateSettings, ModelIdentity, TemplateUse
 from active_reading.augment.planting import falsified, names_in
+from active_reading.augment.quantities import numbers
 from active_reading.prompts.render import JUDGING, VARIABLES
 
 logger = logging.getLogger(__name__)

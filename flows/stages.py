@@ -45,7 +45,7 @@ VERSIONS = {
     "ingest": 2,
     "chunk": 2,
     "generate": 4,
-    "filter": 4,
+    "filter": 5,
     "judge": 1,
     "dedupe": 2,
     "decontaminate": 2,

@@ -29,7 +29,7 @@ CHUNKS = pl.DataFrame(
 
 def often_cut(request_id: str, prompt: str) -> Completion:
     """Two of three answers are cut short, by their id alone."""
-    if "strategies" in prompt.rpartition("\n\n")[2]:
+    if "strategies" in prompt.partition("Text:")[0]:
         return Completion(request_id, "## Read it backwards once\n## Read it very slowly\n", "stop", 9, 4)
     return Completion(request_id, "The owl sleeps.", "length" if int(request_id, 16) % 3 else "stop", 9, 4)
 

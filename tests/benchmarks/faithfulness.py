@@ -5,9 +5,10 @@
 Facts are planted into sentences of the demo's documents and, with `--squad`, of a file in SQuAD's format (XQuAD:
 github.com/google-deepmind/xquad, xquad.en.json): another number, another year or day, a name of another document,
 a denial, a unit, two names that change places. The sentence is judged against its own paragraph. True
-paraphrases, written by hand, are in `data/paraphrases_held_out.jsonl` (100 that were written apart from the filter:
-`false_rejects`) and in `data/paraphrases.jsonl` (100 that its rules were made with: `false_rejects_tuned`), with
-their source or demo document.
+rewrites, with their source or demo document, are in three files of 100: `data/paraphrases_held_out.jsonl`, written
+apart from the filter, by the assignments of the shipped templates (`false_rejects`); `data/paraphrases_free.jsonl`,
+with every freedom of a writer: other notations, roundings, sums; and `data/paraphrases.jsonl`. The filter's
+rules were made with the last two in view (`false_rejects_free`, `false_rejects_tuned`).
 `--generations FILE --chunks FILE --documents FILE` also says what share of a model's texts survives the filter.
 CPU and GPU: the same command. The last line is one JSON object.
 """
@@ -22,14 +23,14 @@ from pathlib import Path
 import polars as pl
 
 from active_reading.augment.filter import FilterSettings, filter_generations
-from active_reading.augment.grounding import ungrounded_word
+from active_reading.augment.grounding import Source, ungrounded_word
 from active_reading.augment.planting import falsified, names_in
 from active_reading.prompts.render import load_template
 
 HERE = Path(__file__).parent
 DEMO = HERE.parents[1] / "flows" / "demo" / "documents"
-TUNED = "paraphrases.jsonl"  # the filter's rules were made with these in view
-HELD_OUT = "paraphrases_held_out.jsonl"  # and these were written apart from it
+HELD_OUT = "paraphrases_held_out.jsonl"
+SETS = {HELD_OUT: "", "paraphrases_free.jsonl": "_free", "paraphrases.jsonl": "_tuned"}
 
 
 def main() -> None:
@@ -47,15 +48,16 @@ def main() -> None:
     for corpus, paragraphs in corpora.items():
         found: dict[str, list[bool]] = {}
         for kind, text, source, title in plant(paragraphs, 200 if arguments.quick else 10_000):
-            found.setdefault(kind, []).append(ungrounded_word(text, source, title) is not None)
+            found.setdefault(kind, []).append(ungrounded_word(text, Source(source, title)) is not None)
         for kind, hits in sorted(found.items()):
             print(f"{corpus}: {kind}: {sum(hits)} of {len(hits)} found ({sum(hits) / len(hits):.3f})")
             result[f"recall_{kind}_{corpus}"] = round(sum(hits) / len(hits), 4)
             totals.setdefault(kind, []).extend(hits)
     result |= {f"recall_{kind}": round(sum(hits) / len(hits), 4) for kind, hits in totals.items()}
-    for name, key in ((HELD_OUT, ""), (TUNED, "_tuned")):
+    for name, key in SETS.items():
         rows = list(paraphrases(name))
-        rejected = [(row, why) for row, source in rows if (why := ungrounded_word(row["text"], source, ""))]
+        found_in = [(row, ungrounded_word(row["text"], source)) for row, source in rows]
+        rejected = [(row, why) for row, why in found_in if why]
         for row, why in rejected:
             print(f"true, but rejected for '{why}': {row['text']}")
         result |= {f"paraphrases{key}": len(rows), f"false_rejects{key}": round(len(rejected) / len(rows), 4)}
@@ -102,12 +104,13 @@ def plant(paragraphs: list[tuple[str, str]], limit: int) -> Iterator[tuple[str, 
                     yield kind, text, source, title
 
 
-def paraphrases(name: str) -> Iterator[tuple[dict[str, str], str]]:
-    """Rows of a file by hand, each with its source text."""
+def paraphrases(name: str) -> Iterator[tuple[dict[str, str], Source]]:
+    """Rows of a file by hand, each with its source."""
     with (HERE / "data" / name).open(encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
-            yield row, row.get("source") or (DEMO / row["document"]).read_text(encoding="utf-8")
+            text = row.get("source") or (DEMO / row["document"]).read_text(encoding="utf-8")
+            yield row, Source(text, row.get("title", "").replace("_", " "))
 
 
 def survivors(arguments: argparse.Namespace) -> dict[str, float]:

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import polars as pl
-from faithfulness import DEMO, HELD_OUT, TUNED, paraphrases
+from faithfulness import DEMO, SETS, paraphrases
 
 from active_reading.augment.generate import make_engine
 from active_reading.augment.judge import JudgeSettings, judge_texts, make_ask
@@ -40,7 +40,7 @@ def main() -> None:
     asked = {"demo": demo_questions()} | ({"squad": squad_questions(arguments.squad)} if arguments.squad else {})
     most = 60 if arguments.quick else 400
     asked = {corpus: random.Random(0).sample(rows, min(most, len(rows))) for corpus, rows in asked.items()}
-    texts = [(f"{number:04}", row["text"], source) for number, (row, source) in enumerate(statements())]
+    texts = [(f"{number:04}", *statement) for number, statement in enumerate(statements())]
     rows: list[tuple[str, str, str, str]] = [(f"s{i}", "statement", text, source) for i, text, source in texts]
     for corpus, questions in asked.items():
         for number, (question, answer, source) in enumerate(questions):
@@ -78,8 +78,9 @@ def main() -> None:
     print(json.dumps({key: round(v, 4) if isinstance(v, float) else v for key, v in result.items()}))
 
 
-def statements() -> list[tuple[dict[str, str], str]]:
-    return [row for name in (TUNED, HELD_OUT) for row in paraphrases(name)]
+def statements() -> list[tuple[str, str]]:
+    """(true statement, its source)."""
+    return [(row["text"], source.text) for name in SETS for row, source in paraphrases(name)]
 
 
 def demo_questions() -> list[tuple[str, str, str]]:

@@ -19,7 +19,7 @@ VALUES = {
     "strategy": "List every kite by year",
     "num_items": 3,
 }
-HASHES = ["f0c4f82e20132d96", "c8b7a6f97923e0d1", "d692ca5fc43edc1d", "f3fc1b4da67815a2"]
+HASHES = ["6277ccaa65c009fb", "b540f29e710a7b86", "d8db51401f835b72", "f88167e7e7d7b99e"]
 JUDGING_HASHES = {"question": "361913d353e8ad95", "statement": "77b2b204fce7d653"}
 MINIMAL = "---\nversion: 1\nanswer: text\n---\n"
 
@@ -51,14 +51,16 @@ def test_every_shipped_template_renders_as_turns_that_end_with_the_request(name)
 
 
 @pytest.mark.parametrize("name", available_templates())
-def test_every_shipped_template_puts_its_few_shot_turns_before_the_text(name):
+def test_every_shipped_template_puts_all_that_it_says_before_the_text(name):
     """Two chunks share everything before the text itself, so the engine's prefix cache can serve it."""
     first, second = (
         load_template(name).messages(**{**VALUES, "text": text}) for text in ("One kite.", "Two kites.")
     )
     assert first[:-1] == second[:-1]
     assert first[-1] != second[-1]
-    assert first[-1]["content"].startswith("Text:\nOne kite.")
+    instruction, _, end = first[-1]["content"].partition("Text:\nOne kite.")
+    assert second[-1]["content"].startswith(instruction)
+    assert end.strip() in ("", f"Study strategy: {VALUES['strategy']}", VALUES["strategy"])
 
 
 @pytest.mark.parametrize("name", available_templates())
