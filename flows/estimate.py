@@ -30,4 +30,20 @@ def estimate(study: Study, num_sampled: int) -> str:
             progress,
             num_sampled,
         )
-    return f"{documents.summary['documents']} documents, {chunks.height} chunks\n{sampling.describe(found)}"
+    told = f"{documents.summary['documents']} documents, {chunks.height} chunks\n{sampling.describe(found)}"
+    if study.judge.is_on:
+        told += f"\nand of the judge at most {most_judged(study, chunks.height):,} short requests, one for each text kept"
+    return told
+
+
+def most_judged(study: Study, num_chunks: int) -> int:
+    """How much the judge is asked if the filter drops nothing: every text, and some with planted facts."""
+    from active_reading.augment.judge import MOST_PLANTED
+    from active_reading.prompts.render import load_template
+
+    texts = {True: 0, False: 0}  # of a chunk: question-answer pairs, and the others
+    for use in study.generate.templates:
+        answer = load_template(use.template, study.generate.template_folder).answer
+        texts[answer == "questions"] += use.replicates * (1 if answer == "text" else use.num_items)
+    statements = num_chunks * texts[False] + MOST_PLANTED if study.judge.statements else 0
+    return statements + (num_chunks * texts[True] if study.judge.answers else 0)

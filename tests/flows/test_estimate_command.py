@@ -2,7 +2,7 @@
 
 import re
 
-from active_reading.flows.estimate import estimate
+from active_reading.flows.estimate import estimate, most_judged
 from active_reading.flows.pipeline import run_plain
 from active_reading.flows.settings import load_study
 
@@ -27,3 +27,16 @@ def test_an_estimate_tells_what_remains_and_the_run_asks_just_that(tmp_path, tin
     run_plain(study, "generate")
     assert f"{expected} requests asked now" in caplog.text
     assert estimate(study, 4).endswith("\nnothing remains to be asked")
+
+
+def test_the_most_that_a_judge_may_ask_is_told(tmp_path):
+    (tmp_path / "one.txt").write_text("The owl sleeps.")
+    words = ["judge.statements=true", "generate.engine=echo"]
+    words.append(
+        "generate.templates=[{template: paraphrase, replicates: 3}, {template: questions, num_items: 5}, "
+        "{template: propose_strategies, num_items: 2, replicates: 2, apply: apply_strategy}]"
+    )
+    study = load_study(str(tmp_path), words)
+    assert most_judged(study, 10) == 10 * (3 + 2 * 2) + 200
+    study.judge.answers = True
+    assert most_judged(study, 10) == 10 * (3 + 2 * 2) + 200 + 10 * 5
