@@ -32,7 +32,8 @@ def estimate(study: Study, num_sampled: int) -> str:
         )
     told = f"{documents.summary['documents']} documents, {chunks.height} chunks\n{sampling.describe(found)}"
     if study.judge.is_on:
-        told += f"\nand of the judge at most {most_judged(study, chunks.height):,} short requests, one for each text kept"
+        most = most_judged(study, chunks.height)
+        told += f"\nand of the judge at most {most:,} short requests, one for each text kept"
     return told
 
 
