@@ -6,8 +6,10 @@ it tests the plumbing around an engine, never what a model writes.
 """
 
 import gc
+import json
 import math
 import os
+import re
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -222,6 +224,7 @@ class EchoEngine:
         self.num_running -= 1
         prompt = messages[-1]["content"]
         text = _echo_verdict(prompt) if sampling.yes_no else _echo(prompt, sampling.seed)
+        text = _echo_json(text) if sampling.schema else text
         return [Completion(request_id, text, "stop", len(prompt.split()), len(text.split()))]
 
     def close(self) -> None:
@@ -233,6 +236,12 @@ def _echo_verdict(prompt: str) -> str:
     text, _, rest = prompt.partition("\n\nStatement:\n")
     words = rest.rpartition("\n\n")[0].split()
     return f"{sum(word.strip('.,') in text for word in words) / max(len(words), 1):.6f}"
+
+
+def _echo_json(text: str) -> str:
+    """The questions of an answer, in JSON."""
+    pairs = re.findall(r"Q: (.*)\nA: (.*)", text)
+    return json.dumps({"questions": [{"question": question, "answer": answer} for question, answer in pairs]})
 
 
 def _echo(prompt: str, seed: int) -> str:

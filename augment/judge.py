@@ -99,16 +99,22 @@ def make_ask(
     ledger: Ledger,
     make_engine: Callable[[], Engine],
     progress: Progress,
+    max_tokens: int = ANSWER_TOKENS,
+    cut: bool = False,
 ) -> Ask:
-    """Asks an engine as `generate` does, drawing nothing at random; what the ledger has is not asked again."""
+    """Asks an engine as `generate` does, drawing nothing at random; what the ledger has is not asked again.
+
+    An answer that was cut (at `max_tokens`, or because it went round in circles) is none, unless `cut` wants those.
+    """
 
     def ask(rows: pl.DataFrame, template: str) -> pl.Series:
         different = rows.unique(maintain_order=True).with_row_index("chunk_id").cast({"chunk_id": pl.String})
-        uses = [TemplateUse(template=template, max_tokens=ANSWER_TOKENS)]
+        uses = [TemplateUse(template=template, max_tokens=max_tokens)]
         plain = {"templates": uses, "temperature": 0.0, "top_p": 1.0, "seed": 0}
         made = generate(different, settings.model_copy(update=plain), model, ledger, make_engine, progress, ASKED)
         check_requests(request_counts(made.rows, made.num_planned))
-        answered = made.rows.with_columns(STATUS.alias("status")).filter(status="accepted")
+        wanted = pl.col("error").is_null() if cut else STATUS == "accepted"
+        answered = made.rows.filter(wanted)
         answers = different.join(answered.select("chunk_id", answer="text"), on="chunk_id", how="left")
         asked = answers.drop("chunk_id")
         return rows.join(asked, on=rows.columns, how="left", maintain_order="left")["answer"]

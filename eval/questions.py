@@ -148,7 +148,7 @@ def _merged(questions: list[Question]) -> list[Question]:
     """
     merged: dict[str, Question] = {}
     for asked in questions:
-        key = _normalized(asked.question)
+        key = normalize_question(asked.question)
         first = merged.setdefault(key, asked)
         if (first.document, first.kind) != (asked.document, asked.kind):
             raise ValueError(
@@ -160,7 +160,7 @@ def _merged(questions: list[Question]) -> list[Question]:
     return list(merged.values())
 
 
-def _normalized(question: str) -> str:
+def normalize_question(question: str) -> str:
     """The question without differences of case, white space, compatible characters and its closing mark.
 
     Not `normalize_answer`: without punctuation, "2 + 2?" and "2 * 2?" would be one question.

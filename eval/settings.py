@@ -51,6 +51,9 @@ class EvaluateSettings(BaseModel):
     questions: str | None = Field(
         None, description="gold questions on the corpus: JSON lines, or SQuAD's format (.json)"
     )
+    make_questions: int = Field(
+        0, ge=0, description="gold questions that the generator makes, at most so many a document; 0: none"
+    )
     tasks: list[TaskUse] = Field([], description="standard tasks, run by lm-evaluation-harness")
     few_shot: int = Field(5, ge=0, le=5, description="worked examples before each question")
     question_format: str = Field(

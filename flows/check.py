@@ -27,7 +27,7 @@ def check_study(study: Study) -> ResolvedModel:
                 raise ValueError(f"evaluate.tasks: {use.name}: {path} does not exist")
     evaluation = evaluation_texts(study.evaluate.questions, study.evaluate.task_data)
     if study.train.background:
-        _check_background(study.train.background, evaluation if study.decontaminate else {})
+        check_background(study.train.background, evaluation if study.decontaminate else {})
     if study.judge.model and study.judge.is_on and not study.generate.endpoint:
         resolve_model(study.judge.model)
     if study.dedupe.semantic_model:
@@ -54,7 +54,7 @@ def _check_data(wanted: list[str], planner: Planner) -> None:
                 )
 
 
-def _check_background(path: str, evaluation: dict[str, list[str]]) -> None:
+def check_background(path: str, evaluation: dict[str, list[str]]) -> None:
     """The user's generic text is trained on, too: it must not hold what the evaluation asks."""
     from active_reading.train.generic_text import read_background
 

@@ -22,6 +22,7 @@ from active_reading.flows.settings import demo_study, load_study
 HELP = {
     "ingest": "read the documents",
     "chunk": "cut them into chunks",
+    "questions": "make questions on them, where the study asks for it",
     "generate": "have the model study every chunk",
     "filter": "drop texts that are unfaithful or broken",
     "judge": "have a model check what is left, where the study asks for it",

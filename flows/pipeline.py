@@ -16,6 +16,7 @@ from active_reading.train.sweep import Variant, variants
 STAGES = (
     "ingest",
     "chunk",
+    "questions",
     "generate",
     "filter",
     "judge",
@@ -42,6 +43,14 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     chunks = task(stages.chunk, "chunk")(study, documents)
     if until == "chunk":
         return chunks.folder
+    made_questions, asked = None, study
+    if study.evaluate.make_questions:
+        made_questions = task(stages.questions, "questions")(study, documents, chunks)
+        asked = stages.with_questions(study, made_questions)
+    if until == "questions":
+        if made_questions is None:
+            raise ValueError("no questions are made: set evaluate.make_questions to how many a document at most")
+        return made_questions.folder
     generations = task(stages.generate, "generate")(study, documents, chunks)
     if until == "generate":
         return generations.folder
@@ -54,7 +63,7 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     distinct = task(stages.dedupe, "dedupe")(study, chunks, judged)
     if until == "dedupe":
         return distinct.folder
-    removed = task(stages.decontaminate, "decontaminate")(study, documents, chunks, distinct)
+    removed = task(stages.decontaminate, "decontaminate")(asked, documents, chunks, distinct)
     if until == "decontaminate":
         return removed.folder
     dataset = task(stages.export, "export")(study, documents, chunks, generations, judged, distinct, removed)
@@ -71,7 +80,7 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     if until == "train":
         return study.root
     scored = {
-        name: task(stages.evaluate, f"evaluate {name}")(study, chunks, documents, step, name)
+        name: task(stages.evaluate, f"evaluate {name}")(asked, chunks, documents, step, name)
         for name, step in trained.items()
     }
     if until == "evaluate":
@@ -79,6 +88,7 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     steps = {
         "ingest": documents,
         "chunk": chunks,
+        **({"questions": made_questions} if made_questions else {}),
         "generate": generations,
         "filter": filtered,
         **({"judge": judged} if study.judge.is_on else {}),

@@ -55,6 +55,8 @@ def make_recipe(study: Study, model: ResolvedModel, templates: Mapping[str, Temp
     asked: dict[str, Any] = {}
     if study.evaluate.questions:
         asked["questions"] = Path(study.evaluate.questions).name
+    if study.decontaminate and study.evaluate.make_questions:
+        asked |= study.evaluate.model_dump(include={"make_questions", "max_new_tokens"})
     if study.decontaminate and study.evaluate.task_data:
         asked["tasks"] = [
             {"name": Path(name).name, "data": Path(path).name} for name, path in study.evaluate.task_data.items()

@@ -72,6 +72,7 @@ def collect_results(
             steps["generate"], steps.get("judge", steps["filter"]), steps["dedupe"], steps["decontaminate"]
         ),
         "judge": steps["judge"].summary if "judge" in steps else None,
+        "made_questions": steps["questions"].summary if "questions" in steps else None,
         "diversity": steps["export"].summary["diversity"],
         "coverage": steps["export"].summary["coverage"],
         "models": models,

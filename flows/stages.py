@@ -27,8 +27,15 @@ from active_reading.augment.funnel import (
 from active_reading.augment.identity import content_hash, file_hash
 from active_reading.augment.ingest import read_documents
 from active_reading.augment.plan import ModelIdentity
-from active_reading.eval.questions import evaluation_texts
-from active_reading.flows.check import WHOLE
+from active_reading.eval.made_questions import (
+    READING,
+    WRITING,
+    WRITING_TOKENS,
+    describe_questions,
+    make_questions,
+)
+from active_reading.eval.questions import evaluation_texts, read_questions
+from active_reading.flows.check import WHOLE, check_background
 from active_reading.flows.models import ResolvedModel, cache_folder, resolve_model
 from active_reading.flows.progress import Progress
 from active_reading.flows.recipe import make_recipe, write_words
@@ -41,9 +48,11 @@ logger = logging.getLogger(__name__)
 DATASET = "dataset"  # the folder of the data set's versions
 LEDGER = "ledger"  # the folder of all answers
 JUDGEMENTS = "judgements"  # the folder of a judge's answers
+MAKING = "making_questions"  # the folder of the answers that questions are made of
 VERSIONS = {
     "ingest": 2,
     "chunk": 2,
+    "questions": 1,
     "generate": 4,
     "filter": 5,
     "judge": 1,
@@ -92,6 +101,75 @@ def chunk(study: Study, documents: Step) -> Step:
 
     inputs = {"documents": documents.digest, "model": model.revision}
     return _step(study, "chunk", study.chunk.model_dump(), inputs, build)
+
+
+def questions(study: Study, documents: Step, chunks: Step) -> Step:
+    """Have the generator make gold questions: `questions.jsonl` holds the user's own and then these.
+
+    Raises ValueError when none is kept, and when generic text of the user's own holds one.
+    """
+    settings, model = study.evaluate, resolve_model(study.model)
+    who = identity(study, model)
+
+    def build(folder: Path) -> dict[str, Any]:
+        from active_reading.augment.generate import make_engine
+        from active_reading.augment.judge import ANSWER_TOKENS, make_ask
+        from active_reading.augment.ledger import Ledger
+        from active_reading.train.load import load_tokenizer
+
+        own = read_questions(Path(settings.questions)) if settings.questions else []
+        tokenizer = load_tokenizer(model.folder)
+
+        def fits(answer: str) -> bool:
+            tokens = tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
+            return len(tokens) <= settings.max_new_tokens
+
+        with Progress("questions") as progress:
+            write, read = (
+                make_ask(
+                    study.generate,
+                    who,
+                    Ledger(study.root / MAKING),
+                    lambda: make_engine(study.generate, model.folder),
+                    progress,
+                    max_tokens,
+                    cut,
+                )
+                for max_tokens, cut in ((WRITING_TOKENS, True), (ANSWER_TOKENS, False))
+            )
+            made = make_questions(with_titles(chunks, documents), settings.make_questions, write, read, fits, own)
+        _write_lines(folder / "dropped.jsonl", made.dropped)
+        if not made.kept:
+            raise ValueError(
+                f"evaluate.make_questions={settings.make_questions}: no question that {who.name} wrote can be used "
+                f"({describe_questions(made.figures)}; all in {folder / 'dropped.jsonl'}): name a larger model, or "
+                "give questions of your own (evaluate.questions=FILE) and set evaluate.make_questions=0"
+            )
+        names = ("question", "answers", "document", "kind")
+        rows = [{name: getattr(question, name) for name in names} for question in own]
+        _write_lines(folder / "questions.jsonl", rows + made.kept)
+        return made.figures
+
+    inputs = {
+        "documents": documents.digest,
+        "chunks": chunks.digest,
+        "model": model.revision,  # its tokenizer says which answers are too long
+        "generator": content_hash(who.name, who.revision),
+        "own questions": file_hash(Path(settings.questions)) if settings.questions else "",
+        **{f"words {path.parent.name}": file_hash(path) for path in (WRITING, READING)},
+    }
+    config = settings.model_dump(include={"make_questions", "max_new_tokens"})
+    step = _step(study, "questions", config, inputs, build)
+    logger.info("questions: %s", describe_questions(step.summary))
+    if study.decontaminate and study.train.background:
+        check_background(study.train.background, evaluation_texts(str(step.folder / "questions.jsonl")))
+    return step
+
+
+def with_questions(study: Study, made: Step) -> Study:
+    """The study whose gold questions are those of the finished step `questions`."""
+    asked = {"questions": str(made.folder / "questions.jsonl")}
+    return study.model_copy(update={"evaluate": study.evaluate.model_copy(update=asked)})
 
 
 def generate(study: Study, documents: Step, chunks: Step) -> Step:
@@ -433,8 +511,7 @@ def evaluate(study: Study, chunks: Step, documents: Step, trained: Step | None, 
                 folder / "lm_eval",
             )
         for rows, file_name in (("answers", "samples.jsonl"), ("kept", "retention.jsonl")):
-            with (folder / file_name).open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in scores.pop(rows))
+            _write_lines(folder / file_name, scores.pop(rows))
         (folder / "results.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
         return scores
 
@@ -446,7 +523,7 @@ def evaluate(study: Study, chunks: Step, documents: Step, trained: Step | None, 
         inputs["questions"] = file_hash(Path(questions))
     for use in study.evaluate.tasks:
         inputs |= {f"task {use.name} {path.suffix}": file_hash(path) for path in use.files}
-    settings = study.evaluate.model_dump(exclude={"questions", "batch_size", "tasks"})
+    settings = study.evaluate.model_dump(exclude={"questions", "make_questions", "batch_size", "tasks"})
     settings["tasks"] = [use.model_dump(exclude={"data"}) for use in study.evaluate.tasks]
     return _step(study, "evaluate", settings, inputs, build, label=f"evaluate-{name}")
 
@@ -492,6 +569,11 @@ def _templates(study: Study) -> dict[str, Template]:
 
 def _read(step: Step, name: str) -> pl.DataFrame:
     return pl.read_parquet(step.folder / f"{name}.parquet")
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _data_hash(folder: Path) -> str:

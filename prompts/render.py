@@ -19,6 +19,7 @@ import yaml
 
 FOLDER = Path(__file__).parent / "templates"
 JUDGING = Path(__file__).parent / "judging"  # templates that ask whether a text is true to its chunk
+EVALUATION = Path(__file__).parent / "evaluation"  # templates whose answers are never learned: they are asked
 VARIABLES = frozenset({"text", "title", "heading", "strategy", "num_items"})
 # Every template must render these.
 SAMPLE = {

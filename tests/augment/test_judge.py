@@ -1,13 +1,14 @@
 """The judge: what falls by its verdicts, how its threshold is chosen, and that no verdict loses no text."""
 
 import random
+from dataclasses import replace
 
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from active_reading.augment.engine import EchoEngine, probability_of_yes
+from active_reading.augment.engine import Completion, EchoEngine, probability_of_yes
 from active_reading.augment.judge import (
     LEAST_PLANTED,
     QUESTION,
@@ -213,6 +214,19 @@ def test_asking_goes_through_the_ledger_and_never_twice(tmp_path):
     assert ask(rows, STATEMENT).to_list() == first.to_list()
     assert len(engines) == 1
     assert Ledger(tmp_path).read().height == 2
+
+
+@pytest.mark.parametrize(("reason", "text", "error"), [("length", "gre", None), ("error", "", "broken")])
+@pytest.mark.parametrize("cut", [False, True])
+def test_an_answer_that_was_cut_counts_only_where_it_is_wanted(tmp_path, reason, text, error, cut):
+    class Cutting(EchoEngine):
+        def poll(self) -> list[Completion]:
+            return [replace(done, text=text, finish_reason=reason, error=error) for done in super().poll()]
+
+    rows = pl.DataFrame({"text": ["They were green."], "question": ["What?"]})
+    ledger, settings = Ledger(tmp_path), GenerateSettings()
+    ask = make_ask(settings, ModelIdentity("m", "1"), ledger, Cutting, lambda *_: None, cut=cut)
+    assert ask(rows, QUESTION).to_list() == ["gre" if cut and not error else None]
 
 
 def test_a_study_cannot_learn_from_a_judges_template(tmp_path):
