@@ -232,9 +232,13 @@ class EchoEngine:
 
 
 def _echo_verdict(prompt: str) -> str:
-    """The share of a statement's words that the text has."""
-    text, _, rest = prompt.partition("\n\nStatement:\n")
-    words = rest.rpartition("\n\n")[0].split()
+    """The share of a statement's words that the text has; of an answer's, that the accepted ones have."""
+    if "\n\nGiven answer:\n" in prompt:
+        text, _, statement = prompt.rpartition("Accepted answers:\n")[2].partition("\n\nGiven answer:\n")
+    else:
+        text, _, rest = prompt.partition("\n\nStatement:\n")
+        statement = rest.rpartition("\n\n")[0]
+    words = statement.split()
     return f"{sum(word.strip('.,') in text for word in words) / max(len(words), 1):.6f}"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from active_reading.eval.changes import finite, measured
-from active_reading.eval.tables import metric_keys, metric_name
+from active_reading.eval.tables import learning_keys, metric_keys, metric_name
 from active_reading.eval.words import typeset
 
 Json = dict[str, Any]
@@ -21,7 +21,7 @@ TRANSFER = ("average", "backward", "forward", "forgetting")
 def comparison_rows(found: Json) -> list[list[str]]:
     """A header, then one row a model: the gold questions' scores, and every retention set's."""
     models = found["models"]
-    columns = [("learning", key) for key in ("f1", "exact_match", "answer_nll")]
+    columns = [("learning", key) for key in learning_keys(models)]
     for model in models:
         for name, block in (model["retention"] or {}).items():
             columns += [(name, key) for key in metric_keys(block or {})]

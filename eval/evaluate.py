@@ -2,7 +2,7 @@
 
 Out: a summary of means with standard errors, and one row per question or text with its scores. Every answer is
 stored as it comes (`store.py`); scores are computed from what is stored.
-NOT covered: intervals over seeds, model grading.
+NOT covered: intervals over seeds; grading by a model (`grade.py`).
 """
 
 import math
@@ -18,6 +18,7 @@ from active_reading.eval.ceilings import Passage, with_passages
 from active_reading.eval.divergence import forward_kl
 from active_reading.eval.questions import (
     Question,
+    by_kind,
     check_lengths,
     docstrings,
     evenly,
@@ -35,7 +36,6 @@ from active_reading.train.precision import compute_dtype
 Progress = Callable[[int, int, str], None]
 Row = dict[str, Any]
 SCORES = ("f1", "exact_match", "answer_nll", "nll", "kl")
-NO_KIND = "of no kind"  # questions without a kind, where others have one
 TEXTS_A_BATCH = 16  # a text is about this many times as long as a question
 
 
@@ -219,8 +219,6 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _kinds(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """`kinds`, in order of appearance: a summary of each kind's rows; nothing where all are of one kind."""
-    of_kind: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        of_kind.setdefault(row["kind"] or NO_KIND, []).append(row)
-    return {"kinds": {kind: _summary(part) for kind, part in of_kind.items()}} if len(of_kind) > 1 else {}
+    """`kinds`: a summary of each kind's rows; nothing where all are of one kind."""
+    of_kind = by_kind(rows)
+    return {"kinds": {kind: _summary(part) for kind, part in of_kind.items()}} if of_kind else {}

@@ -11,7 +11,7 @@ import inspect
 import json
 import sys
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from active_reading.eval.scores import normalize_answer
 
 DATA = Path(__file__).parent / "data"
+NO_KIND = "of no kind"  # questions without a kind, where others have one
 DOCUMENTED_MODULES = (
     "collections",
     "decimal",
@@ -203,6 +204,14 @@ def docstrings() -> list[str]:
 def evenly(count: int, wanted: int) -> list[int]:
     """Places of `wanted` of `count` items, evenly spread; of all when there are no more."""
     return [place * count // wanted for place in range(wanted)] if count > wanted else list(range(count))
+
+
+def by_kind(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Rows by their `kind`, in order of appearance; empty where all are of one kind."""
+    of_kind: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        of_kind.setdefault(row["kind"] or NO_KIND, []).append(row)
+    return of_kind if len(of_kind) > 1 else {}
 
 
 def evaluation_texts(questions: str | None, task_data: Mapping[str, str] | None = None) -> dict[str, list[str]]:

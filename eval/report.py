@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from active_reading.eval.changes import Json, base_of, finite, points_of
+from active_reading.eval.grade import grading_note
 from active_reading.eval.plane import METHOD_COLOURS, OTHER_COLOUR, PLANES, plane, write_figures
 from active_reading.eval.scaling import scaling
 from active_reading.eval.summary import ERROR_NOTE, summary_markdown
@@ -27,6 +28,7 @@ from active_reading.eval.tables import (
     interval,
     kind_cells,
     kind_rows,
+    learning_keys,
     least_covered,
     matched,
     metric_name,
@@ -56,6 +58,7 @@ def render_page(results: Json) -> str:
     jinja.filters |= {"plain": plain, "duration": duration, "typeset": typeset, "interval": interval}
     models, points = results["models"], points_of(results)
     base, columns = base_of(models), score_columns(models)
+    kinds, kind_keys = kind_rows(models), learning_keys(models, by_kind=True)
     charts = {name: plane(points, field, title) for name, (field, title) in PLANES.items()}
     samples = results.get("samples") or {"items": []}
     return jinja.get_template("report.html.j2").render(
@@ -71,7 +74,7 @@ def render_page(results: Json) -> str:
         matched=matched(results),
         drops=drop_rows(results),
         ceilings=[
-            (name, block, kind_cells(block, kind_rows(models)[0]))
+            (name, block, kind_cells(block, kinds[0], kind_keys))
             for name, block in (results.get("ceilings") or {}).items()
         ],
         divergence=sorted({name for model in models for name in model.get("divergence") or {}}, reverse=True),
@@ -79,7 +82,9 @@ def render_page(results: Json) -> str:
         metric_name=metric_name,
         columns=columns,
         rows=[(model, [score_cell(results, model, base, *c) for c in columns]) for model in models],
-        kinds=kind_rows(models),
+        kinds=kinds,
+        kind_keys=kind_keys,
+        grading_note=grading_note,
         least_covered=least_covered(results["coverage"]),
         reasons=sorted({reason for row in results["templates"] for reason in row["dropped"]}),
         error_note=ERROR_NOTE,

@@ -68,6 +68,11 @@ class EvaluateSettings(BaseModel):
     divergence_texts: int = Field(
         16, ge=0, description="how many new and general texts the distance to the base is measured on; 0: none"
     )
+    grade: str = Field(
+        "",
+        description="a model that grades the answers to gold questions: a Hugging Face id, a folder, or its name at "
+        "the endpoint; empty: none",
+    )
     ceilings: bool = Field(True, description="ask the base with the passage that holds the answer, and with search")
 
     @field_validator("question_format")

@@ -1,6 +1,8 @@
 """The models in one table: as aligned text for the terminal, as markdown for a pull request."""
 
 from active_reading.eval.changes import Json, Score, base_of, change, finite, measured
+from active_reading.eval.grade import grading_note
+from active_reading.eval.tables import learning_keys
 from active_reading.eval.words import verdict
 
 ERROR_NOTE = "+- is one standard error over questions, from one run with one seed."
@@ -9,11 +11,13 @@ ERROR_NOTE = "+- is one standard error over questions, from one run with one see
 def summary_cells(results: Json) -> list[list[str]]:
     """A header, then one row a model."""
     base = base_of(results["models"])
-    header = ["model", "data", "method", "F1", "EM", "answer NLL"]
+    keys = learning_keys(results["models"])
+    names = {"f1": "F1", "exact_match": "EM", "graded": "graded", "answer_nll": "answer NLL"}
+    header = ["model", "data", "method", *(names[key] for key in keys)]
     rows = [header + ["general F1", "change", "general NLL", "change", "general KL"]]
     for model in results["models"]:
         row = [model["name"], model["data"] or "-", model["method"] or "-"]
-        row += [str(measured(model, "learning", key)) for key in ("f1", "exact_match", "answer_nll")]
+        row += [str(measured(model, "learning", key)) for key in keys]
         for key in (("general_questions", "f1"), ("general_text", "nll")):
             row += [str(measured(model, *key)), change(results, model, base, *key).signed()]
         away = (model.get("divergence") or {}).get("general_text") or {}
@@ -33,6 +37,7 @@ def summary_markdown(results: Json) -> str:
     header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in summary_cells(results))
     lines = [f"# {results['study']}", "", verdict(results), ""]
     lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
-    return "\n".join(
-        [*lines, "", f"{ERROR_NOTE} Changes are against the base; KL is from its predictions, nats.", ""]
-    )
+    lines += ["", f"{ERROR_NOTE} Changes are against the base; KL is from its predictions, nats."]
+    if results.get("grading"):
+        lines += ["", grading_note(results["grading"])]
+    return "\n".join([*lines, ""])

@@ -4,7 +4,13 @@ from active_reading.eval.changes import Json, Score, as_score, base_of, change, 
 from active_reading.eval.plane import drawable
 from active_reading.eval.tradeoff import matched_rows
 
-METRICS = {"f1": "F1", "exact_match": "Exact match", "answer_nll": "Answer NLL", "nll": "NLL"}
+METRICS = {
+    "f1": "F1",
+    "exact_match": "Exact match",
+    "graded": "Graded right",
+    "answer_nll": "Answer NLL",
+    "nll": "NLL",
+}
 TASK_METRICS = {"acc": "Accuracy", "acc_norm": "Accuracy, by length", "nll_per_byte": "NLL per byte"}
 LEAST_SHOWN = 10  # documents of the smallest coverage
 HIGHER_IS_BETTER = ("f1", "exact_match", "acc")  # and what begins so
@@ -12,11 +18,18 @@ HIGHER_IS_BETTER = ("f1", "exact_match", "acc")  # and what begins so
 
 def score_columns(models: list[Json]) -> list[tuple[str, str]]:
     """(set, metric) for every score that any model has; the gold questions come first."""
-    columns = [("learning", key) for key in ("f1", "exact_match", "answer_nll")]
+    columns = [("learning", key) for key in learning_keys(models)]
     for model in models:
         sets = (model["retention"] or {}).items()
         columns += [(name, key) for name, block in sets for key in metric_keys(block or {})]
     return list(dict.fromkeys(columns))
+
+
+def learning_keys(models: list[Json], by_kind: bool = False) -> list[str]:
+    """The scores of the gold questions, grades only where a model was graded; `by_kind`, those of each kind."""
+    keys = ["f1", "graded", "answer_nll"] if by_kind else ["f1", "exact_match", "graded", "answer_nll"]
+    is_graded = any("graded" in (model["learning"] or {}) for model in models)
+    return [key for key in keys if key != "graded" or is_graded]
 
 
 def metric_keys(block: Json) -> list[str]:
@@ -37,29 +50,20 @@ def score_cell(results: Json, model: Json, base: Json | None, name: str, key: st
 
 
 def kind_rows(models: list[Json]) -> tuple[list[tuple[str, int]], list[tuple[Json, list[Score]]]]:
-    """Kinds of gold questions with their numbers, and per model its F1 and answer NLL on each kind, in turn."""
-    split = [(model, model["learning"]["kinds"]) for model in models if (model["learning"] or {}).get("kinds")]
-    kinds = [(kind, block["n"]) for kind, block in split[0][1].items()] if split else []
-    return kinds, [
-        (
-            model,
-            [
-                Score(blocks[kind][key], blocks[kind][f"{key}_se"])
-                for kind, _ in kinds
-                for key in ("f1", "answer_nll")
-            ],
-        )
-        for model, blocks in split
-    ]
+    """Kinds of gold questions with their numbers, and per model its scores on each kind, in turn."""
+    split = [model for model in models if (model["learning"] or {}).get("kinds")]
+    kinds = [(kind, block["n"]) for kind, block in split[0]["learning"]["kinds"].items()] if split else []
+    keys = learning_keys(models, by_kind=True)
+    return kinds, [(model, kind_cells(model["learning"], kinds, keys)) for model in split]
 
 
-def kind_cells(block: Json, kinds: list[tuple[str, int]]) -> list[Score]:
-    """F1 and answer NLL of each kind in turn, unknown where the block is not split."""
+def kind_cells(block: Json, kinds: list[tuple[str, int]], keys: list[str]) -> list[Score]:
+    """These scores on each kind in turn, unknown where the block is not split."""
     split = block.get("kinds") or {}
     return [
         Score((split.get(kind) or {}).get(key), (split.get(kind) or {}).get(f"{key}_se"))
         for kind, _ in kinds
-        for key in ("f1", "answer_nll")
+        for key in keys
     ]
 
 

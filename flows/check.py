@@ -30,6 +30,14 @@ def check_study(study: Study) -> ResolvedModel:
         check_background(study.train.background, evaluation if study.decontaminate else {})
     if study.judge.model and study.judge.is_on and not study.generate.endpoint:
         resolve_model(study.judge.model)
+    if study.evaluate.grade:
+        if not (questions or study.evaluate.make_questions):
+            raise ValueError(
+                f"evaluate.grade={study.evaluate.grade}: there are no gold questions whose answers it could grade: "
+                "give some (evaluate.questions=FILE), or have them made (evaluate.make_questions=2)"
+            )
+        if not study.generate.endpoint:
+            resolve_model(study.evaluate.grade)
     if study.dedupe.semantic_model:
         resolve_model(study.dedupe.semantic_model)
     model = resolve_model(study.model)

@@ -31,6 +31,7 @@ HELP = {
     "export": "write the data set",
     "train": "train every method on every data",
     "evaluate": "measure what was learned and lost",
+    "grade": "have a model grade the answers, where the study asks for it",
     "report": "write the report (the whole job without Prefect)",
 }
 

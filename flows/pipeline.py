@@ -25,6 +25,7 @@ STAGES = (
     "export",
     "train",
     "evaluate",
+    "grade",
     "report",
 )
 Call = Callable[..., Any]
@@ -36,6 +37,8 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     `task` wraps each stage's function under a name (for Prefect, or not at all). Returns the folder of
     the last step, or the report page.
     """
+    if until == "grade" and not study.evaluate.grade:
+        raise ValueError("no answers are graded: set evaluate.grade to the model that grades them")
     prepare(study)
     documents = task(stages.ingest, "ingest")(study)
     if until == "ingest":
@@ -85,6 +88,9 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     }
     if until == "evaluate":
         return study.root
+    graded = task(stages.grade, "grade")(study, scored) if study.evaluate.grade else None
+    if until == "grade" and graded:
+        return graded.folder
     steps = {
         "ingest": documents,
         "chunk": chunks,
@@ -96,7 +102,7 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
         "decontaminate": removed,
         "export": dataset,
     }
-    return task(write_results, "report")(study, steps, made, trained, scored)
+    return task(write_results, "report")(study, steps, made, trained, scored, graded)
 
 
 def prepare(study: Study) -> None:

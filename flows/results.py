@@ -1,6 +1,5 @@
 """Results: the finished steps of a study -> results.json and the report page."""
 
-import json
 import os
 import tempfile
 from datetime import UTC, datetime
@@ -10,11 +9,12 @@ from typing import Any
 
 import polars as pl
 
+from active_reading.eval.grade import with_grades
 from active_reading.eval.questions import evenly
 from active_reading.eval.scores import normalize_answer
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import Study
-from active_reading.flows.stages import funnel, generator_facts
+from active_reading.flows.stages import SAMPLES, funnel, generator_facts, read_lines
 from active_reading.flows.steps import Step
 from active_reading.train.sweep import Variant
 
@@ -32,6 +32,7 @@ def write_results(
     made: dict[str, tuple[str, Variant]],
     trained: dict[str, Step | None],
     scored: dict[str, Step],
+    graded: Step | None = None,
 ) -> Path:
     """Write the report and everything beside it into the study's folder; returns the page.
 
@@ -39,7 +40,7 @@ def write_results(
     """
     from active_reading.eval.report import write_report
 
-    results = collect_results(study, steps, made, trained, scored)
+    results = collect_results(study, steps, made, trained, scored, graded)
     with tempfile.TemporaryDirectory(prefix=".report-", dir=study.root) as partial:
         write_report(results, Path(partial))
         for path in Path(partial).iterdir():
@@ -53,13 +54,18 @@ def collect_results(
     made: dict[str, tuple[str, Variant]],
     trained: dict[str, Step | None],
     scored: dict[str, Step],
+    graded: Step | None = None,
 ) -> dict[str, Any]:
     """Everything the report shows, as JSON values."""
     model = resolve_model(study.model)
     models = [_model(name, made.get(name), trained[name], step) for name, step in scored.items()]
+    if graded:
+        for each in models:
+            each["learning"] = with_grades(each["learning"], graded.summary["models"][each["name"]])
     stages = [*steps.items()]
     stages += [(f"train {name}", step) for name, step in trained.items() if step]
     stages += [(f"evaluate {name}", step) for name, step in scored.items()]
+    stages += [("grade", graded)] if graded else []
     return {
         "schema": SCHEMA,
         "version": version("active-reading"),
@@ -73,6 +79,7 @@ def collect_results(
         ),
         "judge": steps["judge"].summary if "judge" in steps else None,
         "made_questions": steps["questions"].summary if "questions" in steps else None,
+        "grading": {key: value for key, value in graded.summary.items() if key != "models"} if graded else None,
         "diversity": steps["export"].summary["diversity"],
         "coverage": steps["export"].summary["coverage"],
         "models": models,
@@ -218,10 +225,8 @@ def _training_texts(steps: dict[str, Step]) -> tuple[list[dict[str, Any]], dict[
     return texts, of_document
 
 
-def _samples(step: Step, name: str = "samples.jsonl") -> list[dict[str, Any]]:
-    # Not splitlines: a model may write line ends of Unicode, which JSON keeps as they are.
-    lines = (step.folder / name).read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
+def _samples(step: Step, name: str = SAMPLES) -> list[dict[str, Any]]:
+    return read_lines(step.folder / name)
 
 
 def _examples(steps: dict[str, Step]) -> list[dict[str, Any]]:

@@ -118,6 +118,7 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     for part, key in (
         (values, "model"),
         (values.get("judge"), "model"),
+        (values.get("evaluate"), "grade"),
         (values.get("dedupe"), "semantic_model"),
     ):
         if isinstance(part, dict) and part.get(key) and (base / Path(str(part[key])).expanduser()).is_dir():

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -26,7 +26,8 @@ from active_reading.augment.funnel import (
 )
 from active_reading.augment.identity import content_hash, file_hash
 from active_reading.augment.ingest import read_documents
-from active_reading.augment.plan import ModelIdentity
+from active_reading.augment.plan import GenerateSettings, ModelIdentity
+from active_reading.eval.grade import GRADING, describe_grades, doubt
 from active_reading.eval.made_questions import (
     READING,
     WRITING,
@@ -49,6 +50,8 @@ DATASET = "dataset"  # the folder of the data set's versions
 LEDGER = "ledger"  # the folder of all answers
 JUDGEMENTS = "judgements"  # the folder of a judge's answers
 MAKING = "making_questions"  # the folder of the answers that questions are made of
+GRADES = "grades"  # the folder of a grader's answers
+SAMPLES = "samples.jsonl"  # a model's answers to the gold questions
 VERSIONS = {
     "ingest": 2,
     "chunk": 2,
@@ -61,6 +64,7 @@ VERSIONS = {
     "export": 5,
     "train": 3,
     "evaluate": 3,
+    "grade": 1,
 }
 ANSWERS = 1  # goes up when the same model would answer otherwise: prompts, decoding, likelihoods
 
@@ -263,15 +267,7 @@ def filter_(study: Study, documents: Step, chunks: Step, generations: Step) -> S
 def judge(study: Study, chunks: Step, filtered: Step) -> Step:
     """Have a model check what the filter kept; what fell before is passed on with what falls here."""
     settings = study.judge
-    model = resolve_model(study.model)
-    asking, identity_ = study.generate, identity(study, model)
-    if settings.model and asking.endpoint:
-        endpoint = asking.endpoint.model_copy(update={"model": settings.model})
-        asking = asking.model_copy(update={"endpoint": endpoint})
-        identity_ = ModelIdentity(settings.model, identity_.revision)
-    elif settings.model:
-        model = resolve_model(settings.model)
-        identity_ = ModelIdentity(model.name, model.revision)
+    asked = asked_model(study, settings.model)
 
     def build(folder: Path) -> dict[str, Any]:
         from active_reading.augment.generate import make_engine
@@ -281,10 +277,10 @@ def judge(study: Study, chunks: Step, filtered: Step) -> Step:
         answers = {name: template.answer for name, template in _templates(study).items()}
         with Progress("judge") as progress:
             ask = make_ask(
-                asking,
-                identity_,
+                asked.settings,
+                asked.identity,
                 Ledger(study.root / JUDGEMENTS),
-                lambda: make_engine(asking, model.folder),
+                lambda: make_engine(asked.settings, asked.folder),
                 progress,
             )
             judged = judge_texts(_read(filtered, "kept"), answers, _read(chunks, "chunks"), settings, ask)
@@ -296,8 +292,8 @@ def judge(study: Study, chunks: Step, filtered: Step) -> Step:
 
     inputs = {
         "filtered": filtered.digest,
-        "judge": content_hash(identity_.name, identity_.revision),
-        **{f"words {path.stem}": file_hash(path) for path in sorted(JUDGING.glob("*.j2"))},
+        "judge": content_hash(asked.identity.name, asked.identity.revision),
+        **{f"words {name}": file_hash(JUDGING / f"{name}.j2") for name in ("question", "statement")},
     }
     return _step(study, "judge", settings.model_dump(exclude={"model"}), inputs, build, resumable=True)
 
@@ -510,7 +506,7 @@ def evaluate(study: Study, chunks: Step, documents: Step, trained: Step | None, 
                 answers / f"{content_hash('answers', ANSWERS, model.revision, trained and trained.digest)}.jsonl",
                 folder / "lm_eval",
             )
-        for rows, file_name in (("answers", "samples.jsonl"), ("kept", "retention.jsonl")):
+        for rows, file_name in (("answers", SAMPLES), ("kept", "retention.jsonl")):
             _write_lines(folder / file_name, scores.pop(rows))
         (folder / "results.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
         return scores
@@ -523,9 +519,45 @@ def evaluate(study: Study, chunks: Step, documents: Step, trained: Step | None, 
         inputs["questions"] = file_hash(Path(questions))
     for use in study.evaluate.tasks:
         inputs |= {f"task {use.name} {path.suffix}": file_hash(path) for path in use.files}
-    settings = study.evaluate.model_dump(exclude={"questions", "make_questions", "batch_size", "tasks"})
+    settings = study.evaluate.model_dump(exclude={"questions", "make_questions", "batch_size", "tasks", "grade"})
     settings["tasks"] = [use.model_dump(exclude={"data"}) for use in study.evaluate.tasks]
     return _step(study, "evaluate", settings, inputs, build, label=f"evaluate-{name}")
+
+
+def grade(study: Study, scored: dict[str, Step]) -> Step:
+    """Have a model grade the answers of all evaluated models: `grades.jsonl`, and `tried.jsonl` for its own worth."""
+    asked = asked_model(study, study.evaluate.grade)
+
+    def build(folder: Path) -> dict[str, Any]:
+        from active_reading.augment.engine import Engine
+        from active_reading.augment.generate import make_engine
+        from active_reading.augment.judge import make_ask
+        from active_reading.augment.ledger import Ledger
+        from active_reading.eval.grade import grade_answers
+        from active_reading.train.load import free_gpu_memory
+
+        def engine() -> Engine:
+            free_gpu_memory()  # the models that were evaluated are gone, and theirs is wanted
+            return make_engine(asked.settings, asked.folder)
+
+        samples = {name: read_lines(step.folder / SAMPLES) for name, step in scored.items()}
+        with Progress("grade") as progress:
+            ask = make_ask(asked.settings, asked.identity, Ledger(study.root / GRADES), engine, progress)
+            graded = grade_answers(samples, ask)
+        _write_lines(folder / "grades.jsonl", graded.rows)
+        _write_lines(folder / "tried.jsonl", graded.tried)
+        return {"grader": asked.identity.name, **graded.figures}
+
+    inputs = {
+        "grader": content_hash(asked.identity.name, asked.identity.revision),
+        "words": file_hash(GRADING),
+        **{f"answers {name}": step.digest for name, step in scored.items()},
+    }
+    step = _step(study, "grade", {}, inputs, build)
+    logger.info("grade: %s", describe_grades(step.summary))
+    if why := doubt(step.summary):
+        logger.warning("grade: %s", why)
+    return step
 
 
 def _passages(chunks: Step, documents: Step) -> list[Any]:
@@ -553,6 +585,26 @@ def identity(study: Study, model: ResolvedModel) -> ModelIdentity:
     return answering(study.generate, model.name, model.revision)
 
 
+class Asked(NamedTuple):
+    """A model that answers requests: how it is asked, its folder where it runs here, and its name in a ledger."""
+
+    settings: GenerateSettings
+    folder: Path
+    identity: ModelIdentity
+
+
+def asked_model(study: Study, name: str) -> Asked:
+    """The model of this name, at the study's endpoint where it has one; the study's own where the name is empty."""
+    from active_reading.augment.generate import identity as answering
+
+    settings = study.generate
+    if settings.endpoint and name:
+        endpoint = settings.endpoint.model_copy(update={"model": name})
+        settings, name = settings.model_copy(update={"endpoint": endpoint}), ""
+    model = resolve_model(name or study.model)
+    return Asked(settings, model.folder, answering(settings, model.name, model.revision))
+
+
 def funnel(generations: Step, filtered: Step, distinct: Step, decontaminated: Step) -> list[dict[str, Any]]:
     """Counts and drop reasons per template, from the files of the four steps."""
     texts = _together(_read(filtered, "kept"), _read(filtered, "dropped"))
@@ -574,6 +626,12 @@ def _read(step: Step, name: str) -> pl.DataFrame:
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a step's JSON lines."""
+    # Not splitlines: a model may write line ends of Unicode, which JSON keeps as they are.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _data_hash(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """Load what training made: a full model folder, a LoRA adapter, a memory adapter, or an untouched model."""
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -42,3 +43,9 @@ def load_model(model: str | Path, dtype: torch.dtype = torch.float32) -> Any:
 
         return PeftModel.from_pretrained(load_model(base_of(folder), dtype), folder)
     return AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+
+
+def free_gpu_memory() -> None:
+    """Give back what models that are gone have left in torch's cache; nothing without a GPU."""
+    gc.collect()
+    torch.cuda.empty_cache()
