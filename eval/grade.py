@@ -1,9 +1,9 @@
-"""Grades: the models' closed-book answers -> right or wrong, by the word of a model that is shown the accepted answers.
+"""Grades: the models' closed-book answers -> right or wrong, by the word of a model that sees the accepted answers.
 
-F1 and exact match compare words. The grader is asked once for each different answer, of whichever models, whether it
-says the same as an accepted one, and what counts is the probability of a yes. An answer that equals an accepted one
-is right without asking, and an empty one wrong. What the grader is worth is measured beside it: on second answers of
-the questions' own, which are right and are not shown to it as accepted, and on answers of other questions.
+F1 and exact match compare words. The grader is asked, once for each different answer, whether it says the same as
+an accepted one, and what counts is the probability of a yes. An answer that equals an accepted one is right without
+asking, and an empty one wrong. What the grader is worth is measured beside it: on second answers of the questions'
+own, which are right and are not shown to it as accepted, and on answers of other questions.
 NOT covered: general questions and ceilings; whether two questions have one answer in different words.
 """
 
@@ -14,7 +14,7 @@ import polars as pl
 
 from active_reading.eval.made_questions import Ask
 from active_reading.eval.questions import by_kind, evenly
-from active_reading.eval.scores import exact_match, f1, mean_and_error, normalize_answer
+from active_reading.eval.scores import exact_match, f1, mean_and_error
 from active_reading.prompts.render import JUDGING
 
 GRADING = JUDGING / "grade.j2"
@@ -35,9 +35,7 @@ class Item(NamedTuple):
 class Graded(NamedTuple):
     """Grades are 1.0 (right), 0.0 (wrong) or None where the grader gives no verdict."""
 
-    rows: list[
-        Row
-    ]  # one for each different answer: an `Item`'s fields, `p_yes` (None: not asked, or unsaid), `grade`
+    rows: list[Row]  # one a different answer: an `Item`'s fields, `p_yes` (None where not asked, too) and `grade`
     tried: list[Row]  # the same for what the grader was tried on, with the grade that is `known`
     figures: dict[str, Any]
 
@@ -48,8 +46,8 @@ def grade_answers(samples: Mapping[str, Sequence[Row]], ask: Ask) -> Graded:
     `samples` are each model's rows: `question`, `answers` (the accepted ones), `answer`, `exact_match` and `kind`.
     Figures: of each of the `models` what `with_grades` takes; `answers` (of all models), `different`, `asked` and
     `ungraded` (of the different ones); `agreement`, the share of grades that are what exact match says; and of the
-    known `right` and `wrong` ones `n`, `told` (the share that the grader tells, None of none) with its standard error,
-    and how many are `ungraded`. Raises what `ask` raises.
+    known `right` and `wrong` ones `n`, `told` (the share that the grader tells, None of none) with its standard
+    error, and how many are `ungraded`. Raises what `ask` raises.
     """
     items = {name: [_item(row) for row in rows] for name, rows in samples.items()}
     different = list(dict.fromkeys(item for each in items.values() for item in each))
@@ -90,7 +88,8 @@ def grade_answers(samples: Mapping[str, Sequence[Row]], ask: Ask) -> Graded:
 def with_grades(learning: Row, grades: Row) -> Row:
     """A model's scores on the gold questions with its grades, of each kind of question too."""
     kinds = {kind: block | grades["kinds"][kind] for kind, block in learning.get("kinds", {}).items()}
-    return learning | grades | ({"kinds": kinds} if kinds else {})
+    own = {key: value for key, value in grades.items() if key != "kinds"}
+    return learning | own | ({"kinds": kinds} if kinds else {})
 
 
 def describe_grades(figures: Row) -> str:
@@ -133,7 +132,7 @@ def known_right(questions: Collection[tuple[str, tuple[str, ...]]]) -> list[Item
 
 
 def known_wrong(questions: Sequence[tuple[str, tuple[str, ...]]]) -> list[Item]:
-    """Each question with the answer of a later one (or, from the start, of an earlier one) that shares no word with its own.
+    """Each question with the answer of the next one, in a circle, whose answer shares no word with its own.
 
     With a number where its own has one, if there is such an answer: one of another sort is no trial.
     """

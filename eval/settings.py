@@ -70,8 +70,7 @@ class EvaluateSettings(BaseModel):
     )
     grade: str = Field(
         "",
-        description="a model that grades the answers to gold questions: a Hugging Face id, a folder, or its name at "
-        "the endpoint; empty: none",
+        description="a model that grades gold answers: a Hugging Face id, a folder, or its name there; empty: none",
     )
     ceilings: bool = Field(True, description="ask the base with the passage that holds the answer, and with search")
 

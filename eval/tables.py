@@ -7,7 +7,7 @@ from active_reading.eval.tradeoff import matched_rows
 METRICS = {
     "f1": "F1",
     "exact_match": "Exact match",
-    "graded": "Graded right",
+    "graded": "Graded",
     "answer_nll": "Answer NLL",
     "nll": "NLL",
 }

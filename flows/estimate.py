@@ -1,10 +1,15 @@
 """What a study will ask and cost, before it is run."""
 
+from pathlib import Path
+
+from active_reading.eval.grade import MOST_TRIED
+from active_reading.eval.questions import read_questions
 from active_reading.flows import stages
 from active_reading.flows.models import resolve_model
 from active_reading.flows.pipeline import prepare
 from active_reading.flows.progress import Progress
 from active_reading.flows.settings import Study
+from active_reading.train.sweep import variants
 
 
 def estimate(study: Study, num_sampled: int) -> str:
@@ -34,7 +39,17 @@ def estimate(study: Study, num_sampled: int) -> str:
     if study.judge.is_on:
         most = most_judged(study, chunks.height)
         told += f"\nand of the judge at most {most:,} short requests, one for each text kept"
+    if study.evaluate.grade:
+        told += f"\nand of the grader at most {most_graded(study, documents.summary['documents']):,} short requests"
     return told
+
+
+def most_graded(study: Study, num_documents: int) -> int:
+    """How much the grader is asked if no two models agree on any answer, with those that it is tried on."""
+    own = len(read_questions(Path(study.evaluate.questions))) if study.evaluate.questions else 0
+    questions = own + study.evaluate.make_questions * num_documents
+    models = 1 + len(study.train.data) * len(list(variants(study.train)))
+    return questions * models + 2 * min(questions, MOST_TRIED)
 
 
 def most_judged(study: Study, num_chunks: int) -> int:

@@ -525,7 +525,7 @@ def evaluate(study: Study, chunks: Step, documents: Step, trained: Step | None, 
 
 
 def grade(study: Study, scored: dict[str, Step]) -> Step:
-    """Have a model grade the answers of all evaluated models: `grades.jsonl`, and `tried.jsonl` for its own worth."""
+    """Have a model grade the answers of all evaluated models: `grades.jsonl`; `tried.jsonl` is on the grader."""
     asked = asked_model(study, study.evaluate.grade)
 
     def build(folder: Path) -> dict[str, Any]:

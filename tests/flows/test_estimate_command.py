@@ -1,8 +1,9 @@
 """Estimate: a sample is asked, kept, and told as a table."""
 
+import json
 import re
 
-from active_reading.flows.estimate import estimate, most_judged
+from active_reading.flows.estimate import estimate, most_graded, most_judged
 from active_reading.flows.pipeline import run_plain
 from active_reading.flows.settings import load_study
 
@@ -40,3 +41,14 @@ def test_the_most_that_a_judge_may_ask_is_told(tmp_path):
     assert most_judged(study, 10) == 10 * (3 + 2 * 2) + 200
     study.judge.answers = True
     assert most_judged(study, 10) == 10 * (3 + 2 * 2) + 200 + 10 * 5
+
+
+def test_the_most_that_a_grader_may_ask_is_told(tmp_path, tiny_model):
+    (tmp_path / "one.txt").write_text("The owl sleeps in the oak.")
+    rows = [{"question": f"What is {number}?", "answers": ["x"]} for number in range(250)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["evaluate.grade=.", "evaluate.make_questions=2", "train.methods=[full]", "train.sweep.seed=[0, 1]"]
+    study = load_study(str(tmp_path), [*words, f"model={tiny_model}", f"evaluate.grade={tiny_model}"])
+    assert most_graded(study, 3) == 256 * (1 + 2 * 2) + 2 * 200
+    study.generate.engine, study.output = "echo", str(tmp_path / "out")
+    assert "\nand of the grader at most 1,660 short requests" in estimate(study, 1)
