@@ -47,7 +47,7 @@ def test_the_most_that_a_grader_may_ask_is_told(tmp_path, tiny_model):
     (tmp_path / "one.txt").write_text("The owl sleeps in the oak.")
     rows = [{"question": f"What is {number}?", "answers": ["x"]} for number in range(250)]
     (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    words = ["evaluate.grade=.", "evaluate.make_questions=2", "train.methods=[full]", "train.sweep.seed=[0, 1]"]
+    words = ["evaluate.make_questions=2", "train.methods=[full]", "train.sweep.seed=[0, 1]"]
     study = load_study(str(tmp_path), [*words, f"model={tiny_model}", f"evaluate.grade={tiny_model}"])
     assert most_graded(study, 3) == 256 * (1 + 2 * 2) + 2 * 200
     study.generate.engine, study.output = "echo", str(tmp_path / "out")
