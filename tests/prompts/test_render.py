@@ -20,7 +20,7 @@ VALUES = {
     "num_items": 3,
 }
 HASHES = ["6277ccaa65c009fb", "b540f29e710a7b86", "d8db51401f835b72", "f88167e7e7d7b99e"]
-JUDGING_HASHES = {"question": "361913d353e8ad95", "statement": "77b2b204fce7d653"}
+JUDGING_HASHES = {"grade": "66dd320d38e44b27", "question": "361913d353e8ad95", "statement": "77b2b204fce7d653"}
 MINIMAL = "---\nversion: 1\nanswer: text\n---\n"
 
 
