@@ -24,6 +24,8 @@ from active_reading.augment.ledger import Ledger
 from active_reading.augment.limits import BudgetSettings, PriceSettings
 from active_reading.prompts.render import VARIABLES, Template, load_template
 
+FIXED = ("num_items", "task")  # what a template is told by the study, and not by the chunk
+
 
 class TemplateUse(BaseModel):
     """How often one template is asked, and how."""
@@ -39,6 +41,7 @@ class TemplateUse(BaseModel):
         256, ge=8, description="longer answers are cut: their whole questions or strategies are used"
     )
     num_items: int = Field(4, ge=1, description="questions or strategies to ask for")
+    task: str = Field("", description="for templates about a task: what the student will have to do")
     apply: str | None = Field(None, description="for strategies: the template that applies each of them")
     apply_max_tokens: int = Field(256, ge=8, description="for strategies: max_tokens of the applications")
 
@@ -187,7 +190,7 @@ class Planner:
     def _recipe(self, use: TemplateUse, name: str, max_tokens: int) -> Recipe:
         template, drawn = self.templates[name], self.settings
         # Only what the template uses decides the key: a renamed file keeps its answers.
-        fixed = {"num_items": use.num_items} if "num_items" in template.variables else {}
+        fixed = {field: getattr(use, field) for field in FIXED if field in template.variables}
         key = part_key(
             "recipe",
             template.hash,
@@ -195,13 +198,25 @@ class Planner:
             [self.model.name, self.model.revision],
             [drawn.temperature, drawn.top_p, max_tokens, drawn.seed],
         )
-        told = tuple(sorted(template.variables - {"num_items", "strategy"}))
+        told = tuple(sorted(template.variables - {*FIXED, "strategy"}))
         return Recipe(use, template, template.needs_strategy, max_tokens, key, told)
 
     def _check(self, use: TemplateUse) -> None:
         template = self.templates[use.template]
         if template.answer == "yes_no" and template.variables <= VARIABLES:
             raise ValueError(f"template '{use.template}' answers yes or no, and that is no text to learn")
+        about_a_task = [
+            name for name in (use.template, use.apply) if name and "task" in self.templates[name].variables
+        ]
+        if about_a_task and not use.task.strip():
+            raise ValueError(
+                f"template '{about_a_task[0]}' needs a task, such as "
+                f"{{template: {use.template}, task: pass a driving test}}"
+            )
+        if use.task and not about_a_task:
+            raise ValueError(
+                f"template '{use.template}' does not use 'task': leave it out, or take another template"
+            )
         if template.needs_strategy:
             raise ValueError(f"template '{use.template}' needs a strategy: name it in 'apply' of another one")
         if template.answer == "strategies" and use.apply is None:
@@ -402,8 +417,7 @@ class Plan:
         asked, drawn = self.planner.recipes[recipe], self.planner.settings
         told = self.chunks.row(chunk, named=True)
         values = {name: told[name] for name in asked.told}
-        if "num_items" in asked.template.variables:
-            values["num_items"] = asked.use.num_items
+        values |= {field: getattr(asked.use, field) for field in FIXED if field in asked.template.variables}
         if strategy is not None:
             values["strategy"] = strategy
         seed = int(request_id(key)[:7], 16)

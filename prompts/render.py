@@ -20,11 +20,11 @@ import yaml
 FOLDER = Path(__file__).parent / "templates"
 JUDGING = Path(__file__).parent / "judging"  # templates that ask whether a text is true to its chunk
 EVALUATION = Path(__file__).parent / "evaluation"  # templates whose answers are never learned: they are asked
-VARIABLES = frozenset({"text", "title", "heading", "strategy", "num_items"})
+VARIABLES = frozenset({"text", "title", "heading", "strategy", "num_items", "task"})
 # Every template must render these.
 SAMPLE = {
     **{"text": "A text.", "title": "A title", "heading": "A part", "strategy": "A strategy", "num_items": 2},
-    **{"statement": "A statement.", "question": "A question?"},
+    **{"statement": "A statement.", "question": "A question?", "task": "A task"},
 }
 Answer = Literal["text", "questions", "strategies", "yes_no"]
 _FRONT_MATTER = re.compile(r"\s*^---[ \t]*\n(?P<fields>.*?)^---[ \t]*\n(?P<body>.*)", re.DOTALL | re.MULTILINE)

@@ -107,6 +107,6 @@ def test_the_whole_job_runs_on_the_real_engine_and_a_second_run_reuses_all_of_it
 
     before = written(project)
     again = run(project)
-    assert again.count("already done") == 7 + 1 + 2
+    assert again.count("already done") == 8 + 1 + 2
     assert "started" not in again
     assert written(project) == before

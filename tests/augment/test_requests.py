@@ -227,6 +227,9 @@ def test_a_thousand_requests_of_every_kind_have_keys_of_their_own():
     ("templates", "complaint"),
     [
         ([{"template": "apply_strategy"}], "template 'apply_strategy' needs a strategy"),
+        ([{"template": "questions_task"}], "template 'questions_task' needs a task, such as "),
+        ([{"template": "questions_task", "task": " "}], "template 'questions_task' needs a task, such as "),
+        ([{"template": "questions", "task": "sell kites"}], "template 'questions' does not use 'task'"),
         ([{"template": "propose_strategies"}], "'propose_strategies' proposes strategies: name in 'apply'"),
         ([{"template": "paraphrase", "apply": "apply_strategy"}], "'paraphrase' answers text"),
         ([{"template": "propose_strategies", "apply": "questions"}], "'questions' does not use 'strategy'"),
@@ -281,3 +284,15 @@ def test_no_answer_breaks_the_search_for_strategies(text):
     found = parse_strategies(text)
     assert all(len(strategy.split()) >= 3 for strategy in found)
     assert len({strategy.casefold() for strategy in found}) == len(found)
+
+
+def test_a_task_is_told_to_the_generator_and_makes_requests_of_its_own():
+    chunks = pl.DataFrame([{"chunk_id": "c1", "text": "Zora sold 12 kites.", "title": "Kites", "heading": ""}])
+    asked = {}
+    for task in ("sell kites", "repair kites"):
+        settings = GenerateSettings(templates=[TemplateUse(template="questions_task", task=task)])
+        plan = Plan(Planner(settings, ModelIdentity("tiny", "r1")), chunks)
+        (request,) = plan.requests(plan.initial())
+        assert f"do this: {task}. " in request.template.messages(**request.values)[-1]["content"]
+        asked[request.request_id] = task
+    assert len(asked) == 2

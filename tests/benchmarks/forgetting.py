@@ -87,6 +87,11 @@ def full_runs() -> list[Run]:
     ]
 
 
+def sweep_runs() -> list[Run]:
+    """Four rates a method, one seed, without replay and with 5 % of it."""
+    return [run for run in full_runs() if run.seed == 0 and run.changes in ({}, {"replay_share": 0.05})]
+
+
 def ablation_runs(seeds: Iterable[int]) -> list[Run]:
     """Memory at the rate of the quick runs, as it is and with one thing changed at a time."""
     changes: list[dict[str, Any]] = [{}]
@@ -205,6 +210,7 @@ def main() -> None:
     parser.add_argument(
         "--ablation", action="store_true", help="memory alone, one thing changed at a time; with --quick, one seed"
     )
+    parser.add_argument("--sweep", action="store_true", help="with --quick: four rates a method, one seed, 24 runs")
     parser.add_argument("--corpus", choices=("people", "demo", "xquad"), default="people")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "forgetting")
@@ -224,6 +230,7 @@ def main() -> None:
         runs = ablation_runs((0,) if arguments.quick else (0, 1))
     else:
         runs = quick_runs() if arguments.quick else full_runs()
+        runs = sweep_runs() if arguments.sweep else runs
     for number, run in enumerate(runs, start=1):
         if any(line["run"] == asdict(run) for line in _lines(points, bench.identity, num_tokens)):
             continue

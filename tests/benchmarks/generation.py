@@ -123,7 +123,7 @@ def ten_templates(folder: Path, with_examples: bool, max_num_seqs: int) -> Gener
     for number, way in enumerate(WAYS):
         source = shipped.replace(WAYS[0], way)
         if not with_examples:
-            source = "---\nversion: 1\nanswer: text\n---\n" + source.split("---\n")[2]
+            source = f"---\nversion: 1\nanswer: text\n---\nText:\n{{{{ text }}}}\n\n{way}\n"
         path = folder / f"{'examples' if with_examples else 'document'}_{number}.j2"
         path.write_text(source, encoding="utf-8")
         uses.append(TemplateUse(template=str(path), max_tokens=48))

@@ -18,6 +18,7 @@ VALUES = {
     "heading": "Sales",
     "strategy": "List every kite by year",
     "num_items": 3,
+    "task": "sell kites",
 }
 HASHES = ["6277ccaa65c009fb", "b540f29e710a7b86", "d8db51401f835b72", "f88167e7e7d7b99e"]
 JUDGING_HASHES = {"grade": "66dd320d38e44b27", "question": "361913d353e8ad95", "statement": "77b2b204fce7d653"}
@@ -182,7 +183,10 @@ def test_a_template_that_cannot_render_is_refused_when_it_is_loaded(tmp_path):
             "---\nversion: 1\nanswer: text\nexamples: [{text: a}]\n---\n{{ text }}\n",
             "every example needs an 'answer'",
         ),
-        (MINIMAL + "{{ txt }}\n", "undefined variable 'txt' .available: heading, num_items, strategy, text, title"),
+        (
+            MINIMAL + "{{ txt }}\n",
+            "undefined variable 'txt' .available: heading, num_items, strategy, task, text, title",
+        ),
         (MINIMAL + "{% for kite in kites %}{{ kite }}{% endfor %}\n", "undefined variable 'kites'"),
     ],
 )
