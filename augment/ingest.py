@@ -8,6 +8,7 @@ skipped with a reason; the rest goes on. A changed file is a new document in pla
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -83,23 +84,30 @@ def _read(settings: IngestSettings) -> Iterator[Parsed | SkippedFile]:
 
 def _read_dataset(settings: IngestSettings, columns: Columns) -> Iterator[Parsed | SkippedFile]:
     """Rows as they stream in. Raises ValueError when the data set cannot be opened or has no text column."""
+    label, rows = open_dataset(settings.path, settings.split)
+    yield from rows_to_documents(label, enumerate(rows, start=1), columns)
+
+
+def open_dataset(path: str, split: str) -> tuple[str, Iterator[dict[str, Any]]]:
+    """Name and streaming rows of `hf:NAME` or `hf:NAME:CONFIG`, on the hub or in a folder.
+
+    Raises ValueError when it cannot be opened.
+    """
     import datasets
 
-    name, _, config = settings.path.removeprefix(DATASET).partition(":")
+    name, _, config = path.removeprefix(DATASET).partition(":")
     folder = Path(name).expanduser()
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             saved = datasets.load_from_disk(str(folder))
-            rows = saved[settings.split] if isinstance(saved, datasets.DatasetDict) else saved
+            rows = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
         else:
             place = str(folder) if folder.is_dir() else name
-            rows = datasets.load_dataset(place, config or None, split=settings.split, streaming=True)
+            rows = datasets.load_dataset(place, config or None, split=split, streaming=True)
     except Exception as error:  # the hub, the network and a bad name raise errors of many types
         message = " ".join(str(error).split())
-        raise ValueError(f"data set '{name}' (split {settings.split}) cannot be opened: {message}") from error
-    numbered = ((number, dict(row)) for number, row in enumerate(rows, start=1))
-    label = folder.name if folder.is_dir() else name
-    yield from rows_to_documents(label, numbered, columns)
+        raise ValueError(f"data set '{name}' (split {split}) cannot be opened: {message}") from error
+    return (folder.name if folder.is_dir() else name), (dict(row) for row in rows)
 
 
 def _title(text: str, source: str) -> str:

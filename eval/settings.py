@@ -49,8 +49,10 @@ class EvaluateSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     questions: str | None = Field(
-        None, description="gold questions on the corpus: JSON lines, or SQuAD's format (.json)"
+        None,
+        description="gold questions on the corpus: JSON lines, SQuAD's format (.json), hf:NAME or hf:NAME:CONFIG",
     )
+    questions_split: str = Field("validation", min_length=1, description="of a data set of questions")
     make_questions: int = Field(
         0, ge=0, description="gold questions that the generator makes, at most so many a document; 0: none"
     )

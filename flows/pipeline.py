@@ -7,6 +7,7 @@ from typing import Any
 
 from active_reading.flows import stages
 from active_reading.flows.check import check_study
+from active_reading.flows.fetch import fetch_questions
 from active_reading.flows.output import open_output
 from active_reading.flows.results import write_results
 from active_reading.flows.settings import Study
@@ -106,7 +107,11 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
 
 
 def prepare(study: Study) -> None:
-    """Check all that can be checked before anything is computed, and claim the output folder."""
+    """Check all that can be checked before anything is computed, and claim the output folder.
+
+    Questions of a data set are fetched first, into a file that takes its place in the study.
+    """
+    fetch_questions(study)
     check_study(study)
     open_output(study)
 

@@ -109,7 +109,8 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     resolve(values.get("generate"), "template_folder")
     resolve(values.get("dedupe"), "earlier")
     resolve(values.get("train"), "background")
-    resolve(values.get("evaluate"), "questions")
+    if not _is_dataset(values.get("evaluate"), "questions"):
+        resolve(values.get("evaluate"), "questions")
     tasks = values["evaluate"].get("tasks") if isinstance(values.get("evaluate"), dict) else None
     for use in tasks if isinstance(tasks, list) else []:
         resolve(use, "data")
@@ -134,6 +135,10 @@ def _is_elsewhere(corpus: Any) -> bool:
     """Whether the corpus is a URL or a data set by name, which no folder is put before."""
     path = str(corpus.get("path")) if isinstance(corpus, dict) else ""
     return is_url(path) or path.startswith(DATASET)
+
+
+def _is_dataset(section: Any, key: str) -> bool:
+    return isinstance(section, dict) and str(section.get(key)).startswith(DATASET)
 
 
 def _study_of_corpus(target: str) -> dict[str, Any]:

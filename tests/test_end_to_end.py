@@ -41,7 +41,8 @@ train:
   methods: [memory]
   data: [augmented]
   memory: {layers: [4], num_keys: 32, top_t: 200, background_texts: 20}
-evaluate: {questions: gold.jsonl, few_shot: 2, max_new_tokens: 8, general_limit: 4, batch_size: 8}
+evaluate: {questions: gold.jsonl, few_shot: 2, max_new_tokens: 8, general_limit: 4, batch_size: 8,
+           grade: SmolLM2-135M-Instruct}
 """
 
 
@@ -107,6 +108,6 @@ def test_the_whole_job_runs_on_the_real_engine_and_a_second_run_reuses_all_of_it
 
     before = written(project)
     again = run(project)
-    assert again.count("already done") == 8 + 1 + 2
+    assert again.count("already done") == 9 + 1 + 2
     assert "started" not in again
     assert written(project) == before

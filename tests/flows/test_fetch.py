@@ -1,0 +1,84 @@
+"""Gold questions of a Hugging Face data set become a file of JSON lines, which takes its place in the study."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+
+from active_reading.eval.questions import read_questions
+from active_reading.flows.fetch import fetch_questions
+from active_reading.flows.settings import Study, load_study
+
+SQUAD = {
+    "title": ["Owls", "Owls", "Moss"],
+    "question": ["Where does it sleep?", "Who flies?", "What is never told?"],
+    "answers": [{"text": ["the oak", "the oak"]}, {"text": ["the owl", "owls"]}, {"text": []}],
+}
+
+
+def study_on(folder: Path, rows: dict, monkeypatch, split: str = "validation") -> Study:
+    monkeypatch.setenv("ACTIVE_READING_CACHE", str(folder / "cache"))
+    datasets.DatasetDict({split: datasets.Dataset.from_dict(rows)}).save_to_disk(str(folder / "asked"))
+    (folder / "one.txt").write_text("The owl sleeps in the oak.")
+    (folder / "study.yaml").write_text(
+        f"corpus: {{path: one.txt}}\nevaluate: {{questions: 'hf:{folder / 'asked'}', questions_split: {split}}}\n"
+    )
+    return load_study(str(folder / "study.yaml"), [])
+
+
+def test_questions_in_squads_columns_are_read_and_those_without_an_answer_left_out(tmp_path, monkeypatch):
+    study = study_on(tmp_path, SQUAD, monkeypatch)
+    fetch_questions(study)
+    asked = read_questions(Path(study.evaluate.questions))
+    assert [(each.question, each.answers, each.document) for each in asked] == [
+        ("Where does it sleep?", ("the oak",), "Owls"),
+        ("Who flies?", ("the owl", "owls"), "Owls"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"answers": [["Zora", "Zo"]]},
+        {"answer": [{"value": "Zora", "aliases": ["Zo"]}]},
+        {"answer": ["Zora"], "kind": ["seen"]},
+    ],
+)
+def test_answers_may_be_lists_values_with_aliases_or_plain(tmp_path, monkeypatch, columns):
+    study = study_on(tmp_path, {"question": ["Who?"], **columns}, monkeypatch, "test")
+    fetch_questions(study)
+    (asked,) = read_questions(Path(study.evaluate.questions))
+    assert asked.answers[0] == "Zora"
+    assert asked.kind == ("seen" if "kind" in columns else None)
+
+
+def test_the_same_questions_have_the_same_file_and_others_another(tmp_path, monkeypatch):
+    study = study_on(tmp_path, SQUAD, monkeypatch)
+    again = study.model_copy(deep=True)
+    fetch_questions(study)
+    fetch_questions(again)
+    assert again.evaluate.questions == study.evaluate.questions
+    fetch_questions(study)  # a file now, and left as it is
+    assert again.evaluate.questions == study.evaluate.questions
+    assert len(list((tmp_path / "cache" / "questions").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ({"prompt": ["Who?"]}, "row 1: needs the columns 'question' and 'answers', and has prompt"),
+        ({"question": ["Who?"], "answers": [7]}, "row 1: 'answers' is 7: give a text or a list of texts"),
+        ({"question": ["Who?"], "answers": [json.loads("[]")]}, "has no question with an answer"),
+    ],
+)
+def test_a_data_set_that_holds_no_questions_is_refused(tmp_path, monkeypatch, rows, told):
+    with pytest.raises(ValueError, match=told.replace("[", "\\[")):
+        fetch_questions(study_on(tmp_path, rows, monkeypatch))
+
+
+def test_a_data_set_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
+    study = study_on(tmp_path, SQUAD, monkeypatch)
+    study.evaluate.questions_split = "nowhere"
+    with pytest.raises(ValueError, match=r"data set .*asked.* \(split nowhere\) cannot be opened"):
+        fetch_questions(study)
