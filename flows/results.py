@@ -14,7 +14,7 @@ from active_reading.eval.questions import evenly
 from active_reading.eval.scores import normalize_answer
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import Study
-from active_reading.flows.stages import funnel, generator_facts
+from active_reading.flows.stages import SHARING, funnel, generator_facts
 from active_reading.flows.steps import Step
 from active_reading.train.sweep import Variant
 
@@ -99,6 +99,7 @@ def _model(name: str, made: tuple[str, Variant] | None, trained: Step | None, sc
         "config": (trained.folder / "config.yaml").read_text(encoding="utf-8") if trained else None,
         "evaluation": scored.folder.name,
         "divergence": scored.summary.get("divergence", {}),
+        "slot_sharing": json.loads((scored.folder / SHARING).read_text(encoding="utf-8")),
         "learning": scored.summary["learning"],
         "retention": scored.summary["retention"],
     }

@@ -40,6 +40,7 @@ from active_reading.train.sweep import Variant
 logger = logging.getLogger(__name__)
 DATASET = "dataset"  # the folder of the data set's versions
 LEDGER = "ledger"  # the folder of all answers
+SHARING = "slot_sharing.json"  # in the folder of an evaluation
 JUDGEMENTS = "judgements"  # the folder of a judge's answers
 VERSIONS = {
     "ingest": 2,
@@ -51,7 +52,7 @@ VERSIONS = {
     "decontaminate": 2,
     "export": 5,
     "train": 3,
-    "evaluate": 3,
+    "evaluate": 4,
 }
 ANSWERS = 1  # goes up when the same model would answer otherwise: prompts, decoding, likelihoods
 
@@ -435,6 +436,7 @@ def evaluate(study: Study, chunks: Step, documents: Step, trained: Step | None, 
         for rows, file_name in (("answers", "samples.jsonl"), ("kept", "retention.jsonl")):
             with (folder / file_name).open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in scores.pop(rows))
+        (folder / SHARING).write_text(json.dumps(scores.pop("slot_sharing")), encoding="utf-8")
         (folder / "results.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
         return scores
 
@@ -457,7 +459,8 @@ def _passages(chunks: Step, documents: Step) -> list[Any]:
 
     rows = with_titles(chunks, documents).select("text", "document_id", "title", "source").rows()
     return [
-        Passage(text, frozenset(name for name in (*names, Path(names[-1]).name) if name)) for text, *names in rows
+        Passage(text, frozenset(name for name in (*names, source, Path(source).name) if name), source)
+        for text, *names, source in rows
     ]
 
 

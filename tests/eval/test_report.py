@@ -340,8 +340,55 @@ BOMB = (
 )  # fmt: skip
 
 
+def shared(first: str, token: str) -> dict[str, Any]:
+    """The slot sharing of three documents, as `slot_sharing.slot_sharing` answers it."""
+    return {
+        "documents": [first, "b.md", "c.md"],
+        "total": 70,
+        "num_rows": 6000,
+        "unread": 35,
+        "alone": 193,
+        "common": 1234,
+        "read": [0.4, 0.5, 0.6],
+        "overlap": [[], [0.25], [0.125, 0.5]],
+        "pairs": [{"documents": ["b.md", first], "overlap": 0.5, "rows": 777}],
+        "hubs": [{"table": "4", "row": 16001, "documents": 3, "reads": 0.0123, "tokens": [token]}],
+    }
+
+
+def test_slot_sharing_is_a_picture_and_tables_and_stands_in_the_results(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    assert "Which documents share slots" not in page_of(results, tmp_path)
+    results["models"][3]["slot_sharing"] = shared(HOSTILE, HOSTILE)
+    page = page_of(results, tmp_path)
+    assert HOSTILE not in page
+    part = page.partition("Which documents share slots")[2].partition("<h2>")[0]
+    assert "of 6,000 slots, 1,234 are read by more than half of the documents, 193 by one alone" in part
+    assert "3 of 70 documents, evenly spread" in part
+    cells = re.findall(r"<t[dh][^>]*>([^<]+)<", part)
+    assert html.escape(HOSTILE) in cells
+    assert {"777", "0.500", "16,001", "3 of 3", "1.23 %"} <= set(cells)
+    assert f"<code>{html.escape(HOSTILE)}</code>" in part
+    drawn = json.loads(unpacked(page, "heat-maps"))
+    assert drawn[0]["data"][0]["z"] == [[None, 0.25, 0.125], [0.25, None, 0.5], [0.125, 0.5, None]]
+    numbers = json.loads((tmp_path / "report" / "results.json").read_text(encoding="utf-8"))
+    assert numbers["models"][3]["slot_sharing"] == results["models"][3]["slot_sharing"]
+
+
+def test_a_heat_map_needs_no_plane(results: dict[str, Any], tmp_path: Path) -> None:
+    """Without gold questions there is no plane, and the script that draws has to be there all the same."""
+    results["models"] = [results["models"][0], results["models"][3]]
+    results["comparisons"] = []
+    results["models"][1]["slot_sharing"] = shared("a.md", "the")
+    page = page_of(results, tmp_path)
+    assert "There is nothing to draw" in page
+    assert "Plotly" in unpacked(page, "plotly")
+
+
 def planted(results: dict[str, Any]) -> None:
     browsed(results, BOMB)
+    results["models"][3]["slot_sharing"] = shared(BOMB, BOMB)
     for model in results["models"][1:]:
         model["config"] = BOMB
     results["examples"][0] |= {"text": BOMB, "document_text": BOMB, "strategy": BOMB}
@@ -369,6 +416,7 @@ def test_planted_markup_does_nothing_in_a_browser(results: dict[str, Any], tmp_p
     assert "<title>demo: learned and forgotten</title>" in done.stdout
     assert "1 of 1 questions" in done.stdout
     assert 'class="scatterlayer' in done.stdout
+    assert 'class="heatmaplayer' in done.stdout
     assert not re.search(r"<img|<style>\*", done.stdout)
 
 
