@@ -306,8 +306,8 @@ def browsed(results: dict[str, Any], hostile: str, count: int = 1) -> None:
     names = [model["name"] for model in results["models"]]
     item = {"question": hostile, "answers": [hostile], "document": hostile, "kind": hostile, "texts": [0]}
     given = [[hostile, 0.5, 0] for _ in names]
-    text = {"template": hostile, "strategy": hostile, "text": hostile, "source": hostile, "passage": hostile}
-    results["samples"] = {"models": names, "items": [item | {"given": given}] * count}
+    text = dict.fromkeys(("id", "template", "strategy", "text", "source", "passage"), hostile)
+    results["samples"] = {"models": names, "base": 0, "items": [item | {"given": given}] * count}
     results["samples"]["texts"] = [text | {"start": 0, "end": 9}]
 
 
@@ -418,6 +418,40 @@ def test_planted_markup_does_nothing_in_a_browser(results: dict[str, Any], tmp_p
     assert 'class="scatterlayer' in done.stdout
     assert 'class="heatmaplayer' in done.stdout
     assert not re.search(r"<img|<style>\*", done.stdout)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs the browser chromium")
+def test_the_browser_of_answers_compares_the_chosen_model_with_the_base(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of the last model (the one chosen first): 1 question learned, 2 lost, 3 kept, 4 wrong before and after."""
+    item = {"question": "Who?", "answers": ["Bel (the 2nd)"], "document": None, "kind": None, "texts": [0]}
+    rights = [(0, 1)] * 1 + [(1, 0)] * 2 + [(1, 1)] * 3 + [(0, 0)] * 4
+    items = [item | {"given": [["other", 0, 1], ["", 0, base], ["x", 0, chosen]]} for base, chosen in rights]
+    text = {"id": "9f3a", "template": "paraphrase", "strategy": None, "source": "bel.md", "start": 5, "end": 40}
+    text |= {"text": "She was bel (the 2nd), not Bel (the 2nd)e.", "passage": "Bel (the 2nd) it was."}
+    names = ["naive-full", "base", "augmented-full"]
+    results["samples"] = {"models": names, "base": 1, "items": items, "texts": [text]}
+    page = write_report(results, tmp_path / "report")
+    choosing = """<script>setTimeout(() => {
+      const form = document.getElementById("browser"), told = [];
+      for (const { value } of form.show.options) {
+        form.show.value = value;
+        form.dispatchEvent(new Event("input"));
+        told.push(value + " " + form.querySelector("output").textContent);
+      }
+      document.title = told.join(", ");
+    }, 5000);</script></body>"""
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", choosing), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
+    done = subprocess.run([str(CHROMIUM), *options, page.as_uri()], capture_output=True, text=True, timeout=180)
+    shown = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert shown
+    expected = {"all": 10, "learned": 1, "kept": 3, "lost": 2, "wrong": 6, "right": 4}
+    assert shown[1] == ", ".join(f"{name} {count} of 10 questions" for name, count in expected.items())
+    assert "She was <mark>bel (the 2nd)</mark>, not Bel (the 2nd)e." in done.stdout
+    assert "<mark>Bel (the 2nd)</mark> it was." in done.stdout
+    assert "bel.md, characters 5\u201340" in done.stdout
 
 
 def test_ceilings_matched_learning_and_slots_are_tables(results: dict[str, Any], tmp_path: Path) -> None:
