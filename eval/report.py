@@ -85,6 +85,7 @@ def render_page(results: Json) -> str:
         columns=columns,
         rows=[(model, [score_cell(results, model, base, *c) for c in columns]) for model in models],
         kinds=kind_rows(models),
+        costs=[stage["cost"] for stage in results["stages"] if stage.get("cost") is not None],
         least_covered=least_covered(results["coverage"]),
         reasons=sorted({reason for row in results["templates"] for reason in row["dropped"]}),
         error_note=ERROR_NOTE,

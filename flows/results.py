@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from active_reading.augment.limits import PriceSettings
 from active_reading.eval.questions import evenly
 from active_reading.flows.browser import CHUNK, browse
 from active_reading.flows.models import resolve_model
@@ -54,9 +55,9 @@ def collect_results(
     """Everything the report shows, as JSON values."""
     model = resolve_model(study.model)
     models = [_model(name, made.get(name), trained[name], step) for name, step in scored.items()]
-    stages = [*steps.items()]
-    stages += [(f"train {name}", step) for name, step in trained.items() if step]
-    stages += [(f"evaluate {name}", step) for name, step in scored.items()]
+    stages = dict(steps)
+    stages |= {f"train {name}": step for name, step in trained.items() if step}
+    stages |= {f"evaluate {name}": step for name, step in scored.items()}
     return {
         "schema": SCHEMA,
         "version": version("active-reading"),
@@ -78,8 +79,25 @@ def collect_results(
         "questions": _questions(scored),
         "samples": _browser(steps, scored),
         "examples": _examples(steps),
-        "stages": [{"name": name, "seconds": step.seconds} for name, step in stages],
+        "prices": study.generate.prices.model_dump(),
+        "stages": [
+            {"name": name, "seconds": step.seconds, "cost": stage_cost(study.generate.prices, name, step)}
+            for name, step in stages.items()
+        ],
     }
+
+
+def stage_cost(prices: PriceSettings, name: str, step: Step) -> float | None:
+    """What a stage cost, in the currency of the prices: machine time and, of `generate`, every answer's tokens.
+
+    None where no price applies. NOT covered: the tokens of a judge.
+    """
+    prompt = completion = 0
+    if name == "generate":
+        answers = _read(step, "generations").unique("request_id")  # chunks of one text share an answer
+        prompt, completion = (int(answers[f"{kind}_tokens"].sum()) for kind in ("prompt", "completion"))
+    applies = prices.machine_per_hour or (prompt + completion and any(prices.model_dump().values()))
+    return prices.cost(step.seconds, prompt, completion) if applies else None
 
 
 def _model(name: str, made: tuple[str, Variant] | None, trained: Step | None, scored: Step) -> dict[str, Any]:

@@ -473,6 +473,26 @@ def test_ceilings_matched_learning_and_slots_are_tables(results: dict[str, Any],
         assert (tmp_path / "report" / f"plane.{kind}").stat().st_size > 5000
 
 
+def test_stages_have_a_cost_only_where_there_are_prices(results: dict[str, Any], tmp_path: Path) -> None:
+    page = page_of(results, tmp_path)
+    assert "Time of each stage" in page
+    assert "<th>Cost</th>" not in page
+    assert "4 min 02 s" in page.partition('class="times"')[2].partition("</table>")[0], "all stages together"
+    results["prices"] = {"machine_per_hour": 3.6, "prompt_per_million": 0.0, "completion_per_million": 2.0}
+    results["stages"] = [
+        {"name": HOSTILE, "seconds": 1000.0, "cost": 1.25},
+        {"name": "train", "seconds": 500.0, "cost": 0.5},
+        {"name": "report", "seconds": None, "cost": None},
+    ]
+    page = page_of(results, tmp_path)
+    assert HOSTILE not in page
+    assert "Time and cost of each stage" in page
+    assert "3.6 an hour of the machine, 2 a million tokens of answers" in page
+    table = page.partition('class="times"')[2].partition("</table>")[0]
+    assert re.findall(r"<td>([^<]+)</td>", table) == ["1.2500", "0.5000", "\u2013", "1.7500"]
+    assert "25 min 00 s" in table
+
+
 def test_several_seeds_are_a_table(results: dict[str, Any], tmp_path: Path) -> None:
     assert 'id="seeds"' not in page_of(results, tmp_path)
     change = {"mean": 0.25, "se": 0.05, "low": 0.125, "high": 0.375}
