@@ -84,7 +84,8 @@ def look(browser, page, axe, name, pictures):
     spill = tab.evaluate(SPILL)
     faults = tab.evaluate(axe + "; axe.run(document, { resultTypes: ['violations'] })")["violations"]
     faults = [fault for fault in faults if fault["impact"] in ("serious", "critical")]
-    tab.screenshot(path=pictures / f"{name}-opened.png", full_page=True)
+    for place in (".sharing", "#found details:nth-child(2)"):  # the whole opened page is too long for a picture
+        tab.locator(place).first.screenshot(path=pictures / f"{name}-{place.strip('.#').split()[0]}.png")
     if name == "light":
         tab.pdf(path=pictures / "print.pdf", format="A4")
     for fault in faults:
