@@ -18,14 +18,16 @@ MOST_SAMPLES = 5000  # questions
 TEXTS_A_SAMPLE = 3
 MOST_WEIGHED = 1000  # texts that hold an answer, of which the best are shown
 LONGEST_TEXT = 1500  # characters of a training text or passage
+MOST_BYTES = 3_000_000  # of all texts and passages in UTF-8; packed, they are about half as long in the page
 CHUNK = "chunk"  # the template of passages that are trained on as they stand
 Row = dict[str, Any]
 
 
 class _Text(NamedTuple):
-    """A training text, its normalized words with a space around each, and the names of its document."""
+    """A training text, its passage, its normalized words with a space around each, the names of its document."""
 
     shown: Row
+    passage: str
     plain: str
     documents: frozenset[str]
 
@@ -35,17 +37,18 @@ def browse(samples: dict[str, list[Row]], texts: pl.DataFrame) -> Row:
 
     `texts` has `id`, `template`, `strategy`, `text`, `source`, `title`, `document_id`, `document_text` and the span
     `start`, `end` in it. Returns `models`, the place of the `base` among them, `items` (questions, with `given`:
-    answer, F1 and exact match of each model, and places of `texts`), and the `texts` that they name.
+    answer, F1 and exact match of each model, and places of `texts`, or None where the page has room for none of
+    these), the `texts` that they name, and the `passages` that those name.
     """
     asked = samples["base"][:MOST_SAMPLES]
     training = [_training_text(row) for row in texts.iter_rows(named=True)] if asked else []
     search = _Search(training, asked)
-    used: dict[int, int] = {}
+    shown, found = _Shown(training), [search.holding(row) for row in asked]
+    for rank in range(TEXTS_A_SAMPLE):  # every question's best text before any one's second
+        for places in found:
+            shown.add(places[rank : rank + 1])
     items = []
     for place, row in enumerate(asked):
-        found = search.holding(row)
-        for at in found:
-            used.setdefault(at, len(used))
         items.append(
             {
                 **{key: row[key] for key in ("question", "answers", "document", "kind")},
@@ -53,15 +56,42 @@ def browse(samples: dict[str, list[Row]], texts: pl.DataFrame) -> Row:
                     [rows[place]["answer"], round(rows[place]["f1"], 3), int(rows[place]["exact_match"])]
                     for rows in samples.values()
                 ],
-                "texts": [used[at] for at in found],
+                "texts": shown.places(found[place]),
             }
         )
     return {
         "models": list(samples),
         "base": list(samples).index("base"),
         "items": items,
-        "texts": [training[at].shown for at in used],
+        "texts": shown.texts,
+        "passages": list(shown.passages),
     }
+
+
+class _Shown:
+    """The texts and passages in the page, each once, while there is room."""
+
+    def __init__(self, training: Sequence[_Text]) -> None:
+        self.training, self.room = training, MOST_BYTES
+        self.place_of: dict[int, int] = {}
+        self.texts: list[Row] = []
+        self.passages: dict[str, int] = {}
+
+    def add(self, found: list[int]) -> None:
+        for at in found:
+            text = self.training[at]
+            new = text.shown["text"] + ("" if text.passage in self.passages else text.passage)
+            needed = len(new.encode("utf-8", "replace"))
+            if at not in self.place_of and needed <= self.room:
+                self.room -= needed
+                self.place_of[at] = len(self.texts)
+                passage = self.passages.setdefault(text.passage, len(self.passages))
+                self.texts.append(text.shown | {"passage": passage})
+
+    def places(self, found: list[int]) -> list[int] | None:
+        """Where the texts that found room stand in the page; None where not one of several did."""
+        places = [self.place_of[at] for at in found if at in self.place_of]
+        return None if found and not places else places
 
 
 class _Search:
@@ -110,6 +140,6 @@ def _training_text(row: Row) -> _Text:
         "text": row["text"][:LONGEST_TEXT],
         "start": start,
         "end": end,
-        "passage": (row["document_text"] or "")[start:end][:LONGEST_TEXT],
     }
-    return _Text(shown, f" {normalize_answer(row['text'])} ", frozenset(name for name in names if name))
+    passage = (row["document_text"] or "")[start:end][:LONGEST_TEXT]
+    return _Text(shown, passage, f" {normalize_answer(row['text'])} ", frozenset(name for name in names if name))

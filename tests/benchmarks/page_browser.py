@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from playwright.sync_api import TimeoutError as Late
 from playwright.sync_api import sync_playwright
 
 SIZES = {"light": (1280, 900, "light"), "dark": (1280, 900, "dark"), "narrow": (390, 844, "light")}
@@ -53,38 +54,56 @@ def main() -> None:
 
 def load(browser, page):
     """Seconds to the first paint, and until charts and answers are there; in a browser that has cached nothing."""
-    tab = browser.new_context().new_page()
+    tab = new_tab(browser)
     began = time.monotonic()
     tab.goto(page.as_uri())
-    tab.wait_for_function(DRAWN)
+    wait(tab)
     drawn = time.monotonic() - began
     paint = tab.evaluate(PAINT)
     tab.context.close()
     return paint, drawn
 
 
+def new_tab(browser, **options):
+    """A tab that cannot leave its page: what it asks of a network, going elsewhere too, comes to nothing."""
+    tab = browser.new_context(**options).new_page()
+    tab.route("http*://**", lambda route: route.abort())
+    return tab
+
+
+def wait(tab):
+    """Whether charts and answers are there, after at most 30 seconds."""
+    try:
+        tab.wait_for_function(DRAWN)
+    except Late:
+        return False
+    return True
+
+
 def look(browser, page, axe, name, pictures):
     """One size and scheme: opens all that opens, asks axe, takes pictures."""
     width, height, scheme = SIZES[name]
-    tab = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme).new_page()
+    tab = new_tab(browser, viewport={"width": width, "height": height}, color_scheme=scheme)
     errors, requests = [], []
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.on("request", lambda request: requests.append(request.url))
     tab.goto(page.as_uri())
-    tab.wait_for_function(DRAWN)
+    drawn = wait(tab)
     pictures.mkdir(parents=True, exist_ok=True)
     tab.screenshot(path=pictures / f"{name}.png", full_page=True)
-    choices = tab.evaluate(CHOICES, 6)
+    choices = tab.evaluate(CHOICES, 6) if drawn else {}
     tab.evaluate("() => document.querySelectorAll('details').forEach(item => { item.open = true; })")
     tab.wait_for_timeout(1000)
-    tab.locator("#plane .nsewdrag").first.hover()
-    tab.locator(".heat .nsewdrag").first.hover()
-    tab.wait_for_timeout(300)
+    for chart in ("#plane .nsewdrag", ".heat .nsewdrag") if drawn else ():
+        tab.locator(chart).first.hover()
+        tab.wait_for_timeout(300)
     spill = tab.evaluate(SPILL)
     faults = tab.evaluate(axe + "; axe.run(document, { resultTypes: ['violations'] })")["violations"]
     faults = [fault for fault in faults if fault["impact"] in ("serious", "critical")]
-    for place in (".sharing", "#found details:nth-child(2)"):  # the whole opened page is too long for a picture
+    for place in (
+        (".sharing", "#found details:nth-child(2)") if drawn else ()
+    ):  # the whole opened page is too long for a picture
         tab.locator(place).first.screenshot(path=pictures / f"{name}-{place.strip('.#').split()[0]}.png")
     if name == "light":
         tab.pdf(path=pictures / "print.pdf", format="A4")
@@ -98,6 +117,7 @@ def look(browser, page, axe, name, pictures):
     grown = tab.evaluate("() => document.querySelectorAll('[data-planted]').length")
     tab.context.close()
     return {
+        "undrawn": int(not drawn),
         "console_errors": len(errors),
         "requests": len(away),
         "serious_faults": len(faults),

@@ -19,9 +19,11 @@ RUNS = "window.planted = (window.planted || 0) + 1"
 SCRIPT = f"<script data-planted>{RUNS}</script>"
 BOMB = (
     f"</script></style></title></textarea>{SCRIPT}<img data-planted src=x onerror='{RUNS}'>"
-    f"<svg data-planted onload='{RUNS}'></svg><iframe data-planted srcdoc='<script>parent.{RUNS}</script>'></iframe>"
+    f"<svg data-planted onload='{RUNS}'></svg>"
+    f"<iframe data-planted srcdoc='<script>parent.{RUNS}</script>'></iframe>"
     f"<a data-planted href='javascript:{RUNS}'>x</a><style data-planted>*{{display: none !important}}</style>"
-    "<base data-planted href='http://127.0.0.1:9/'><meta data-planted http-equiv=refresh content='0;url=http://127.0.0.1:9/'>"
+    "<base data-planted href='http://127.0.0.1:9/'>"
+    "<meta data-planted http-equiv=refresh content='0;url=http://127.0.0.1:9/'>"
     f"[x](javascript:{RUNS}) ![y](http://127.0.0.1:9/y.png) {{{{ 7 * 7 }}}} {{% raw %}} ${{{RUNS}}} "
     + "<div>" * 2000 + ">" * 3000 + "[" * 3000 + "*" * 3000 + "`" * 3000 + "W" * 3000
 )  # fmt: skip
@@ -38,7 +40,9 @@ def make_results(num_samples: int) -> Row:
     texts = _texts(chance, words)
     gold = [_question(chance, texts, place) for place in range(num_samples)]
     general = [{"question": f"General question {place}?", "answers": ["x"]} for place in range(110)]
-    samples = {name: [_answered(row, share, chance) for row in gold] for name, share in zip(MODELS, LEARNED, strict=True)}
+    samples = {
+        name: [_answered(row, share, chance) for row in gold] for name, share in zip(MODELS, LEARNED, strict=True)
+    }
     items = {
         name: {
             "learning": samples[name],
@@ -76,7 +80,7 @@ def make_results(num_samples: int) -> Row:
         "ceilings": {name: learning | {"f1": 0.8} for name in ("base, with search", SCRIPT)},
         "questions": [
             {key: row[key] for key in ("question", "answers", "document")}
-            | {"model_answers": {name: {"answer": _told(chance), "f1": chance.choice([0, 0.5, 1])} for name in MODELS}}
+            | {"model_answers": {name: {"answer": _told(chance), "f1": chance.choice([0, 0.5])} for name in MODELS}}
             for row in asked
         ],
         "samples": browse(samples, texts),
@@ -110,11 +114,11 @@ def _documents() -> list[str]:
 
 
 def _texts(chance: random.Random, words: list[str]) -> pl.DataFrame:
-    """Thirty training texts a document, each made of a passage of it; one of them is the bomb."""
+    """250 training texts a document, each made of a passage of it; one of them is the bomb."""
     rows = []
     for name in _documents():
-        document = " ".join(chance.choices(words, k=600))
-        for place in range(30):
+        document = " ".join(chance.choices(words, k=4000))
+        for place in range(250):
             start = place * 100
             passage = document[start : start + 300]
             text = BOMB + passage if place == 7 else f"It is told: {passage} {SCRIPT if place == 8 else ''}"
@@ -156,7 +160,9 @@ def _summary(rows: list[Row]) -> Row:
 def _model(name: str, items: dict[str, list[Row]], chance: random.Random, words: list[str]) -> Row:
     data, _, method = name.partition("-")
     sets = {each: _summary(rows) for each, rows in items.items()}
-    kinds = {kind: _summary([row for row in items["learning"] if row["kind"] == kind]) for kind in ("seen", "held out")}
+    kinds = {
+        kind: _summary([row for row in items["learning"] if row["kind"] == kind]) for kind in ("seen", "held out")
+    }
     train = {"tokens": 40_000, "steps": 40, "seconds": 90.1, "final_loss": 1.2, "trainable_parameters": 9216}
     if method == "memory":
         use = {"hub_share": 0.017, "dead_share": 0.05, "entropy": 0.98}
@@ -190,7 +196,8 @@ def _sharing(chance: random.Random, words: list[str]) -> Row:
         "read": [0.4] * len(names),
         "overlap": overlap,
         "pairs": [
-            {"documents": [names[a], names[b]], "overlap": value, "rows": 1200} for value, a, b in sorted(pairs)[-10:]
+            {"documents": [names[a], names[b]], "overlap": value, "rows": 1200}
+            for value, a, b in sorted(pairs)[-10:]
         ],
         "hubs": [
             {"table": "4", "row": 16_000 + place, "documents": 60 - place, "reads": 0.0021}
@@ -212,7 +219,15 @@ def _comparisons(models: list[Row], items: dict[str, dict[str, list[Row]]]) -> l
 def _template(name: str) -> Row:
     requests = {"planned": 168, "accepted": 160, "rejected": 6, "failed": 2}
     dropped = {"ungrounded": 50, "copy": 20, "duplicate": 10, SCRIPT: 1}
-    return {"template": name, **requests, "texts": 160, "kept": 90, "distinct": 80, "tokens": 9000, "dropped": dropped}
+    return {
+        "template": name,
+        **requests,
+        "texts": 160,
+        "kept": 90,
+        "distinct": 80,
+        "tokens": 9000,
+        "dropped": dropped,
+    }
 
 
 def _judge() -> Row:

@@ -306,9 +306,9 @@ def browsed(results: dict[str, Any], hostile: str, count: int = 1) -> None:
     names = [model["name"] for model in results["models"]]
     item = {"question": hostile, "answers": [hostile], "document": hostile, "kind": hostile, "texts": [0]}
     given = [[hostile, 0.5, 0] for _ in names]
-    text = dict.fromkeys(("id", "template", "strategy", "text", "source", "passage"), hostile)
+    text = dict.fromkeys(("id", "template", "strategy", "text", "source"), hostile) | {"passage": 0}
     results["samples"] = {"models": names, "base": 0, "items": [item | {"given": given}] * count}
-    results["samples"]["texts"] = [text | {"start": 0, "end": 9}]
+    results["samples"] |= {"texts": [text | {"start": 0, "end": 9}], "passages": [hostile]}
 
 
 def unpacked(page: str, name: str) -> str:
@@ -429,9 +429,10 @@ def test_the_browser_of_answers_compares_the_chosen_model_with_the_base(
     rights = [(0, 1)] * 1 + [(1, 0)] * 2 + [(1, 1)] * 3 + [(0, 0)] * 4
     items = [item | {"given": [["other", 0, 1], ["", 0, base], ["x", 0, chosen]]} for base, chosen in rights]
     text = {"id": "9f3a", "template": "paraphrase", "strategy": None, "source": "bel.md", "start": 5, "end": 40}
-    text |= {"text": "She was bel (the 2nd), not Bel (the 2nd)e.", "passage": "Bel (the 2nd) it was."}
+    text |= {"text": "She was bel (the 2nd), not Bel (the 2nd)e.", "passage": 0}
     names = ["naive-full", "base", "augmented-full"]
     results["samples"] = {"models": names, "base": 1, "items": items, "texts": [text]}
+    results["samples"]["passages"] = ["Bel (the 2nd) it was."]
     page = write_report(results, tmp_path / "report")
     choosing = """<script>setTimeout(() => {
       const form = document.getElementById("browser"), told = [];

@@ -68,9 +68,34 @@ def test_an_answer_that_no_text_holds_leads_nowhere(answers: list[str]) -> None:
 
 def test_a_text_leads_to_its_span() -> None:
     row = question("What was the heron called?", ["Admiral"], None)
-    shown = browse({"base": [row]}, pl.DataFrame(TEXTS, schema=COLUMNS, orient="row"))["texts"][0]
-    assert shown["passage"] == DOCUMENT[shown["start"] : shown["end"]] == "She kept a heron, Admiral."
-    assert shown["source"] == "people/orsella.md"
+    shown = browse({"base": [row]}, pl.DataFrame(TEXTS, schema=COLUMNS, orient="row"))
+    text = shown["texts"][0]
+    assert shown["passages"][text["passage"]] == DOCUMENT[text["start"] : text["end"]]
+    assert shown["passages"] == ["She kept a heron, Admiral."]
+    assert text["source"] == "people/orsella.md"
+
+
+def size(shown: dict[str, Any]) -> int:
+    return sum(len(words.encode()) for words in [*(each["text"] for each in shown["texts"]), *shown["passages"]])
+
+
+def test_every_question_s_best_text_has_room_before_any_one_s_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [question(words, [answer], None) for words, answer in (("Orsella?", "1921"), ("When?", "Admiral"))]
+    texts = pl.DataFrame(TEXTS, schema=COLUMNS, orient="row")
+    whole = browse({"base": rows}, texts)
+    assert [item["texts"] for item in whole["items"]] == [[0, 2, 3], [1]]
+    monkeypatch.setattr(browser, "MOST_BYTES", size(whole) - 1)
+    cut = browse({"base": rows}, texts)
+    assert [item["texts"] for item in cut["items"]] == [[0, 2], [1]]
+    assert size(cut) < size(whole)
+
+
+def test_a_question_whose_texts_have_no_room_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [question("When?", ["1921"], None), question("When?", ["never"], None)]
+    monkeypatch.setattr(browser, "MOST_BYTES", 10)
+    shown = browse({"base": rows}, pl.DataFrame(TEXTS, schema=COLUMNS, orient="row"))
+    assert [item["texts"] for item in shown["items"]] == [None, []]
+    assert shown["texts"] == []
 
 
 def test_every_model_s_answer_is_given_and_the_base_is_named() -> None:
