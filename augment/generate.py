@@ -221,25 +221,34 @@ def _row(request: Request, completion: Completion, model: ModelIdentity) -> dict
     }
 
 
-def make_engine(settings: GenerateSettings, model_folder: Path | str) -> Engine:
-    """The engine that the settings name, on the model in `model_folder` (or a Hugging Face id)."""
+def make_engine(settings: GenerateSettings, model_folder: Path | str, in_own_process: bool = False) -> Engine:
+    """The engine that the settings name, on the model in `model_folder` (or a Hugging Face id).
+
+    `in_own_process`: vLLM starts away from this process. It looks through all modules that are imported, and stumbles
+    over some of those that evaluation needs (llvmlite, vLLM 0.32).
+    """
     if settings.engine == "echo":
         return EchoEngine()
     if settings.endpoint is not None:
         return EndpointEngine(settings.endpoint, settings.max_num_seqs)
     arguments = str(model_folder), settings.max_model_len, settings.max_num_seqs, settings.seed
-    if settings.data_parallel == 1:
+    if settings.data_parallel == 1 and not in_own_process:
         return VllmEngine(*arguments, settings.tensor_parallel)
     return ParallelEngine(VllmEngine, (*arguments, settings.tensor_parallel), device_groups(settings))
 
 
 def device_groups(settings: GenerateSettings) -> list[str]:
-    """The GPUs of each engine, as CUDA_VISIBLE_DEVICES; raises ValueError where there are too few."""
+    """The GPUs of each engine, as CUDA_VISIBLE_DEVICES; raises ValueError where there are too few.
+
+    A single engine may do without any.
+    """
     import torch
 
     wanted = settings.data_parallel * settings.tensor_parallel
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    if not names and wanted == 1:
+        return [""]
     if len(names) < wanted:
         raise ValueError(
             f"generate.data_parallel={settings.data_parallel} times tensor_parallel={settings.tensor_parallel} "

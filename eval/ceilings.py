@@ -16,10 +16,11 @@ GOLD_PASSAGE, SEARCH = "base, reading the right passage", "base, with search"
 
 
 class Passage(NamedTuple):
-    """A passage, and the names under which a question may know its document."""
+    """A passage, and its document: the names under which a question may know it, and the one to show."""
 
     text: str
     documents: frozenset[str]
+    source: str = ""
 
 
 def with_passages(questions: list[Question], passages: Sequence[Passage]) -> dict[str, list[Question]]:

@@ -5,6 +5,7 @@ stored as it comes (`store.py`); scores are computed from what is stored.
 NOT covered: intervals over seeds; grading by a model (`grade.py`).
 """
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -29,13 +30,16 @@ from active_reading.eval.questions import (
 )
 from active_reading.eval.scores import exact_match, f1, mean_and_error
 from active_reading.eval.settings import EvaluateSettings
+from active_reading.eval.slot_sharing import changed_rows, slot_sharing
 from active_reading.eval.store import AnswerStore, Stored, question_key, text_key
 from active_reading.train.load import load_model, load_tokenizer
 from active_reading.train.precision import compute_dtype
+from active_reading.train.student import PATCH_NAME
 
 Progress = Callable[[int, int, str], None]
 Row = dict[str, Any]
 SCORES = ("f1", "exact_match", "answer_nll", "nll", "kl")
+SHARING = 1  # goes up when slot sharing is computed otherwise
 TEXTS_A_BATCH = 16  # a text is about this many times as long as a question
 
 
@@ -55,9 +59,10 @@ def evaluate_model(
 
     Returns `learning` (None without gold questions; with `kinds`, a summary of each kind of question, where there
     is more than one), `retention`, `divergence` (from the base, on the passages and on general text; empty for the
-    base itself), `ceilings` (of the base only: what it scores when it reads a passage), `answers` (one row per gold
-    question) and `kept` (one row per item of the retention sets, with its `set`). Raises ValueError for questions
-    that cannot be asked, before the model is loaded, and for a score that is not a number, naming model and item.
+    base itself), `ceilings` (of the base only: what it scores when it reads a passage), `slot_sharing` (of a memory
+    with its patch beside it, on the documents of `passages`; else None), `answers` (one row per gold question) and
+    `kept` (one row per item of the retention sets, with its `set`). Raises ValueError for questions that cannot be
+    asked, before the model is loaded, and for a score that is not a number, naming model and item.
     """
     asked = _Asked(model_path, base_model, settings, AnswerStore(store))
     limit, is_base = settings.general_limit or None, str(model_path) == str(base_model)
@@ -95,6 +100,7 @@ def evaluate_model(
         "retention": summaries,
         "divergence": {name: _summary(found) for name, found in away.items()},
         "ceilings": {name: _summary(found) | _kinds(found) for name, found in ceilings.items()},
+        "slot_sharing": asked.sharing(passages),
         "answers": answers,
         "kept": [{"set": name, **row} for name in rows for row in rows[name]],
     }
@@ -162,6 +168,21 @@ class _Asked:
             self.store.add([(keys[place], {kind: value}) for place, value in zip(batch, found, strict=True)])
             tell(len(batch))
         return [{"text": text, kind: self.store.rows[key][kind]} for text, key in zip(texts, keys, strict=True)]
+
+    def sharing(self, passages: Sequence[Passage]) -> Row | None:
+        """Which documents read the same rows of what a memory learned."""
+        patch = Path(self.model_path) / PATCH_NAME
+        if not patch.is_file():
+            return None
+        documents: dict[str, list[str]] = {}
+        for passage in passages:
+            documents.setdefault(passage.source or min(passage.documents), []).append(passage.text)
+        key = text_key(f"slot sharing {SHARING}", json.dumps(documents))
+        if self.store.get(key) is None:
+            found = slot_sharing(self.model, self.tokenizer, changed_rows(patch), documents)
+            self.store.add([(key, {"sharing": found})])
+        shared: Row | None = self.store.rows[key]["sharing"]
+        return shared
 
     def tasks(
         self, store: Path | None, folder: Path | None, name: str

@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from active_reading.eval.changes import Json, base_of, finite, points_of
 from active_reading.eval.grade import grading_note
+from active_reading.eval.heat_map import heat_map
 from active_reading.eval.plane import METHOD_COLOURS, OTHER_COLOUR, PLANES, plane, write_figures
 from active_reading.eval.scaling import scaling
 from active_reading.eval.summary import ERROR_NOTE, summary_markdown
@@ -60,6 +61,8 @@ def render_page(results: Json) -> str:
     base, columns = base_of(models), score_columns(models)
     kinds, kind_keys = kind_rows(models), learning_keys(models, by_kind=True)
     charts = {name: plane(points, field, title) for name, (field, title) in PLANES.items()}
+    sharing = [(model, model["slot_sharing"]) for model in models if model.get("slot_sharing")]
+    heat_maps = [heat_map(found) for _, found in sharing]
     samples = results.get("samples") or {"items": []}
     return jinja.get_template("report.html.j2").render(
         results=results,
@@ -68,7 +71,9 @@ def render_page(results: Json) -> str:
         extremes=extremes(points),
         scaling=scaling(results),
         charts={name: chart for name, chart in charts.items() if chart},
-        plotly_script=packed_plotly() if any(charts.values()) else "",
+        sharing=sharing,
+        heat_maps=packed(json.dumps(heat_maps)) if any(heat_maps) else "",
+        plotly_script=packed_plotly() if any(charts.values()) or any(heat_maps) else "",
         samples=packed(json.dumps(samples)) if samples["items"] else "",
         num_samples=len(samples["items"]),
         matched=matched(results),
@@ -85,6 +90,7 @@ def render_page(results: Json) -> str:
         kinds=kinds,
         kind_keys=kind_keys,
         grading_note=grading_note,
+        costs=[stage["cost"] for stage in results["stages"] if stage.get("cost") is not None],
         least_covered=least_covered(results["coverage"]),
         reasons=sorted({reason for row in results["templates"] for reason in row["dropped"]}),
         error_note=ERROR_NOTE,

@@ -1,5 +1,6 @@
 """Results: the finished steps of a study -> results.json and the report page."""
 
+import json
 import os
 import tempfile
 from datetime import UTC, datetime
@@ -9,21 +10,19 @@ from typing import Any
 
 import polars as pl
 
+from active_reading.augment.limits import PriceSettings
 from active_reading.eval.grade import with_grades
 from active_reading.eval.questions import evenly
-from active_reading.eval.scores import normalize_answer
+from active_reading.flows.browser import CHUNK, browse
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import Study
-from active_reading.flows.stages import SAMPLES, funnel, generator_facts, read_lines
+from active_reading.flows.stages import SAMPLES, SHARING, funnel, generator_facts, read_lines
 from active_reading.flows.steps import Step
 from active_reading.train.sweep import Variant
 
 SCHEMA = 2  # of results.json; goes up when a key changes its meaning
 NUM_EXAMPLES = 10
 NUM_QUESTIONS = 12
-MOST_SAMPLES = 5000  # questions in the page's browser
-TEXTS_A_SAMPLE = 3
-LONGEST_TEXT = 1500  # characters of a training text or passage in the browser
 
 
 def write_results(
@@ -62,10 +61,10 @@ def collect_results(
     if graded:
         for each in models:
             each["learning"] = with_grades(each["learning"], graded.summary["models"][each["name"]])
-    stages = [*steps.items()]
-    stages += [(f"train {name}", step) for name, step in trained.items() if step]
-    stages += [(f"evaluate {name}", step) for name, step in scored.items()]
-    stages += [("grade", graded)] if graded else []
+    stages = dict(steps)
+    stages |= {f"train {name}": step for name, step in trained.items() if step}
+    stages |= {f"evaluate {name}": step for name, step in scored.items()}
+    stages |= {"grade": graded} if graded else {}
     return {
         "schema": SCHEMA,
         "version": version("active-reading"),
@@ -89,8 +88,25 @@ def collect_results(
         "questions": _questions(scored),
         "samples": _browser(steps, scored),
         "examples": _examples(steps),
-        "stages": [{"name": name, "seconds": step.seconds} for name, step in stages],
+        "prices": study.generate.prices.model_dump(),
+        "stages": [
+            {"name": name, "seconds": step.seconds, "cost": stage_cost(study.generate.prices, name, step)}
+            for name, step in stages.items()
+        ],
     }
+
+
+def stage_cost(prices: PriceSettings, name: str, step: Step) -> float | None:
+    """What a stage cost, in the currency of the prices: machine time and, of `generate`, every answer's tokens.
+
+    None where no price applies. NOT covered: the tokens of a judge.
+    """
+    prompt = completion = 0
+    if name == "generate":
+        answers = _read(step, "generations").unique("request_id")  # chunks of one text share an answer
+        prompt, completion = (int(answers[f"{kind}_tokens"].sum()) for kind in ("prompt", "completion"))
+    applies = prices.machine_per_hour or (prompt + completion and any(prices.model_dump().values()))
+    return prices.cost(step.seconds, prompt, completion) if applies else None
 
 
 def _model(name: str, made: tuple[str, Variant] | None, trained: Step | None, scored: Step) -> dict[str, Any]:
@@ -107,6 +123,7 @@ def _model(name: str, made: tuple[str, Variant] | None, trained: Step | None, sc
         "config": (trained.folder / "config.yaml").read_text(encoding="utf-8") if trained else None,
         "evaluation": scored.folder.name,
         "divergence": scored.summary.get("divergence", {}),
+        "slot_sharing": json.loads((scored.folder / SHARING).read_text(encoding="utf-8")),
         "learning": scored.summary["learning"],
         "retention": scored.summary["retention"],
     }
@@ -174,55 +191,12 @@ def _questions(scored: dict[str, Step]) -> list[dict[str, Any]]:
 
 
 def _browser(steps: dict[str, Step], scored: dict[str, Step]) -> dict[str, Any]:
-    """Every gold question with all models' answers, and the training texts of its document that hold an answer."""
-    samples = {name: _samples(step) for name, step in scored.items()}
-    asked = samples["base"][:MOST_SAMPLES]
-    texts, of_document = _training_texts(steps) if asked else ([], {})
-    used: dict[int, int] = {}
-    items = []
-    for place, row in enumerate(asked):
-        own = of_document.get(row["document"], [])
-        holding = [
-            at for at in own if any(f" {normalize_answer(a)} " in texts[at]["plain"] for a in row["answers"])
-        ]
-        for at in holding[:TEXTS_A_SAMPLE]:
-            used.setdefault(at, len(used))
-        items.append(
-            {
-                **{key: row[key] for key in ("question", "answers", "document", "kind")},
-                "given": [
-                    [rows[place]["answer"], round(rows[place]["f1"], 3), int(rows[place]["exact_match"])]
-                    for rows in samples.values()
-                ],
-                "texts": [used[at] for at in holding[:TEXTS_A_SAMPLE]],
-            }
-        )
-    shown = [{key: value for key, value in texts[at].items() if key != "plain"} for at in used]
-    return {"models": list(samples), "items": items, "texts": shown}
-
-
-def _training_texts(steps: dict[str, Step]) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
-    """The distinct texts with their passages, and their places by each name of their document."""
-    rows = _with_sources(steps, _distinct(steps)).sort("id")
-    texts: list[dict[str, Any]] = []
-    of_document: dict[str, list[int]] = {}
-    for row in rows.iter_rows(named=True):
-        start, end = row["start"] or 0, row["end"] or 0
-        for name in {row["source"], row["title"], row["document_id"], Path(row["source"] or "").name}:
-            of_document.setdefault(name, []).append(len(texts))
-        texts.append(
-            {
-                "template": row["template"],
-                "strategy": row["strategy"],
-                "text": row["text"][:LONGEST_TEXT],
-                "source": row["source"],
-                "start": start,
-                "end": end,
-                "passage": row["document_text"][start:end][:LONGEST_TEXT],
-                "plain": f" {normalize_answer(row['text'])} ",
-            }
-        )
-    return texts, of_document
+    """Every gold question with all models' answers and the training texts that hold an accepted one."""
+    removed = _read(steps["decontaminate"], "removed")
+    chunks = _read(steps["chunk"], "chunks").join(removed, left_on="chunk_id", right_on="id", how="anti")
+    plain = chunks.select("chunk_id", id="chunk_id", text="text", template=pl.lit(CHUNK))
+    texts = pl.concat([_distinct(steps).sort("id"), plain.sort("id")], how="diagonal_relaxed")
+    return browse({name: _samples(step) for name, step in scored.items()}, _with_sources(steps, texts))
 
 
 def _samples(step: Step, name: str = SAMPLES) -> list[dict[str, Any]]:
@@ -237,17 +211,19 @@ def _examples(steps: dict[str, Step]) -> list[dict[str, Any]]:
 
 
 def _distinct(steps: dict[str, Step]) -> pl.DataFrame:
-    texts = pl.read_parquet(steps["dedupe"].folder / "distinct.parquet").sort("template", "id")
-    removed = pl.read_parquet(steps["decontaminate"].folder / "removed.parquet")
+    texts = _read(steps["dedupe"], "distinct").sort("template", "id")
+    removed = _read(steps["decontaminate"], "removed")
     return texts.join(removed, on="id", how="anti", maintain_order="left")
 
 
 def _with_sources(steps: dict[str, Step], texts: pl.DataFrame) -> pl.DataFrame:
     """The texts with the span that each was made from, and its document."""
-    chunks = pl.read_parquet(steps["chunk"].folder / "chunks.parquet").select(
-        "chunk_id", "document_id", "start", "end"
-    )
-    documents = pl.read_parquet(steps["ingest"].folder / "documents.parquet")
+    chunks = _read(steps["chunk"], "chunks").select("chunk_id", "document_id", "start", "end")
+    documents = _read(steps["ingest"], "documents")
     documents = documents.select("document_id", "source", "title", pl.col("text").alias("document_text"))
     joined = texts.join(chunks, on="chunk_id", maintain_order="left")
     return joined.join(documents, on="document_id", maintain_order="left")
+
+
+def _read(step: Step, name: str) -> pl.DataFrame:
+    return pl.read_parquet(step.folder / f"{name}.parquet")

@@ -48,6 +48,7 @@ from active_reading.train.sweep import Variant
 logger = logging.getLogger(__name__)
 DATASET = "dataset"  # the folder of the data set's versions
 LEDGER = "ledger"  # the folder of all answers
+SHARING = "slot_sharing.json"  # in the folder of an evaluation
 JUDGEMENTS = "judgements"  # the folder of a judge's answers
 MAKING = "making_questions"  # the folder of the answers that questions are made of
 GRADES = "grades"  # the folder of a grader's answers
@@ -63,7 +64,7 @@ VERSIONS = {
     "decontaminate": 2,
     "export": 5,
     "train": 3,
-    "evaluate": 3,
+    "evaluate": 4,
     "grade": 1,
 }
 ANSWERS = 1  # goes up when the same model would answer otherwise: prompts, decoding, likelihoods
@@ -508,6 +509,7 @@ def evaluate(study: Study, chunks: Step, documents: Step, trained: Step | None, 
             )
         for rows, file_name in (("answers", SAMPLES), ("kept", "retention.jsonl")):
             _write_lines(folder / file_name, scores.pop(rows))
+        (folder / SHARING).write_text(json.dumps(scores.pop("slot_sharing")), encoding="utf-8")
         (folder / "results.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
         return scores
 
@@ -538,7 +540,7 @@ def grade(study: Study, scored: dict[str, Step]) -> Step:
 
         def engine() -> Engine:
             free_gpu_memory()  # the models that were evaluated are gone, and theirs is wanted
-            return make_engine(asked.settings, asked.folder)
+            return make_engine(asked.settings, asked.folder, in_own_process=True)
 
         samples = {name: read_lines(step.folder / SAMPLES) for name, step in scored.items()}
         with Progress("grade") as progress:
@@ -566,7 +568,8 @@ def _passages(chunks: Step, documents: Step) -> list[Any]:
 
     rows = with_titles(chunks, documents).select("text", "document_id", "title", "source").rows()
     return [
-        Passage(text, frozenset(name for name in (*names, Path(names[-1]).name) if name)) for text, *names in rows
+        Passage(text, frozenset(name for name in (*names, source, Path(source).name) if name), source)
+        for text, *names, source in rows
     ]
 
 

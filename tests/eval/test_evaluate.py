@@ -50,7 +50,7 @@ def scored(tiny_model, questions) -> tuple[dict[str, Any], list[tuple[int, int]]
 
 def test_every_set_is_counted_and_every_number_is_finite_with_an_error(scored):
     scores = scored[0]
-    assert set(scores) == {"learning", "retention", "divergence", "ceilings", "answers", "kept"}
+    assert set(scores) == {"learning", "retention", "divergence", "ceilings", "slot_sharing", "answers", "kept"}
     assert set(scores["retention"]) == {"general_questions", "general_text", "docstrings"}
     for summary in (scores["learning"], scores["retention"]["general_questions"]):
         assert summary.keys() == {"n", *SCORES, *(f"{key}_se" for key in SCORES)}
