@@ -224,8 +224,8 @@ def _row(request: Request, completion: Completion, model: ModelIdentity) -> dict
 def make_engine(settings: GenerateSettings, model_folder: Path | str, in_own_process: bool = False) -> Engine:
     """The engine that the settings name, on the model in `model_folder` (or a Hugging Face id).
 
-    `in_own_process`: vLLM starts away from this process. It looks through all modules that are imported, and stumbles
-    over some of those that evaluation needs (llvmlite, vLLM 0.32).
+    `in_own_process`: vLLM starts away from this process. It looks through all imported modules, and stumbles over
+    one of those that evaluation needs (llvmlite, vLLM 0.32).
     """
     if settings.engine == "echo":
         return EchoEngine()
