@@ -51,9 +51,9 @@ VERSIONS = {
     "decontaminate": 2,
     "export": 5,
     "train": 3,
-    "evaluate": 3,
+    "evaluate": 4,
 }
-ANSWERS = 1  # goes up when the same model would answer otherwise: prompts, decoding, likelihoods
+ANSWERS = 2  # goes up when the same model would answer otherwise: prompts, decoding, likelihoods
 
 
 def ingest(study: Study) -> Step:
