@@ -85,8 +85,10 @@ class ClosedBook:
         rows = [prompt[start:] + gold for prompt, start, gold in zip(prompts, starts, golds, strict=True)]
         kept = max(map(len, golds)) + 1  # the last token of a prompt predicts the first of the answer
         ids, mask, logits = self._forward(rows, mask, cache, kept)
-        losses = token_nll(logits[:, -kept:], ids[:, -kept:])
-        nll = [float(losses[row, -len(gold) :].mean()) for row, gold in enumerate(golds)]
+        nll = [
+            float(token_nll(logits[row, -len(gold) - 1 : -1], ids[row, -len(gold) :]).mean())
+            for row, gold in enumerate(golds)
+        ]
         lengths = torch.tensor([len(gold) for gold in golds], device=ids.device)
         first = logits[torch.arange(len(rows)), -lengths - 1].argmax(-1)
         is_gold = torch.arange(mask.shape[1], 0, -1, device=ids.device) <= lengths[:, None]

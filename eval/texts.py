@@ -45,19 +45,19 @@ def text_scores(
         ids, mask = pad_right([rows[place] for place in batch], tokenizer.pad_token_id)
         read = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
         logits = model(**read, use_cache=False).logits
-        nll = token_nll(logits, read["input_ids"])
-        kl = token_kl(base_logits(**read), logits).clamp_min(0) if base_logits else None  # rounding goes below
-        for row, place in enumerate(batch):
+        base = base_logits(**read) if base_logits else None
+        for row, place in enumerate(batch):  # one by one, as the vocabulary is large
             last = len(rows[place]) - 1
-            distance = None if kl is None else float(kl[row, :last].mean())
-            found[place] = TextScores(float(nll[row, :last].mean()), distance)
+            nll = float(token_nll(logits[row, :last], read["input_ids"][row, 1 : last + 1]).mean())
+            # Rounding goes below zero.
+            kl = None if base is None else float(token_kl(base[row, :last], logits[row, :last]).clamp_min(0).mean())
+            found[place] = TextScores(nll, kl)
     return [found[place] for place in range(len(texts))]
 
 
 def token_nll(logits: Tensor, ids: Tensor) -> Tensor:
-    """(B, T-1) negative log-likelihood of each next token, from logits (B, T, V)."""
-    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-    return losses.view(len(ids), -1)
+    """(T,) negative log-likelihood of each token, from the logits (T, V) that predict it."""
+    return F.cross_entropy(logits.float(), ids, reduction="none")
 
 
 def pad_right(rows: list[list[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
