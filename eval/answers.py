@@ -1,32 +1,40 @@
-"""Ask a model closed-book questions, and measure how likely it finds given texts.
+"""Ask a model closed-book questions: its answers, and how likely it finds the gold ones.
 
-The few-shot examples in front of every question are read once and their key-value cache is shared.
+What questions share is read once: the worked examples in front of all, and a passage in front of several. A
+question is read together with its gold answer; the model's own is then written with the gold one masked out.
 B batch, T tokens.
-NOT covered: models whose attention window is shorter than a prompt (padding takes up room in it), models with a
-recurrent state in place of keys and values, and those whose attention counts padding as distance (ALiBi).
+NOT covered: models whose attention window is shorter than a prompt (padding and gold answers take up room in it),
+models with a recurrent state in place of keys and values, and those whose attention counts padding as distance
+(ALiBi).
 """
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from os.path import commonprefix
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
 from active_reading.eval.questions import Question
 from active_reading.eval.settings import QUESTION_FORMAT
+from active_reading.eval.texts import token_nll
 
 
-@dataclass(frozen=True)
-class Prompts:
-    """Questions behind the worked examples (B, T), padded between the two; the cache lacks each last token."""
+class Answer(NamedTuple):
+    """The model's own answer, and the mean negative log-likelihood per token (nats) of the gold one."""
 
-    ids: Tensor
-    mask: Tensor
-    cache: DynamicCache
+    text: str
+    gold_nll: float
+
+
+class Read(NamedTuple):
+    """Questions that were read, each behind all that stands before it."""
+
+    mask: Tensor  # (B, T) without padding and gold answers
+    cache: DynamicCache  # of T tokens
+    first: Tensor  # (B,) the likeliest first token of each answer
+    gold_nll: list[float]
 
 
 class ClosedBook:
@@ -45,6 +53,8 @@ class ClosedBook:
         form: str = QUESTION_FORMAT,
     ) -> None:
         self.model, self.tokenizer, self.max_new_tokens, self.form = model, tokenizer, max_new_tokens, form
+        end = model.generation_config.eos_token_id
+        self.ends = set(end) if isinstance(end, list) else {end}
         shots = "".join(f"{self._asked(e)} {e.answers[0]}\n\n" for e in examples)
         self.prefix = tokenizer(shots, return_tensors="pt")["input_ids"].to(model.device)
         if not examples:
@@ -52,64 +62,90 @@ class ClosedBook:
         self.cache = DynamicCache(config=model.config)
         with torch.no_grad():
             model(input_ids=self.prefix, past_key_values=self.cache, use_cache=True)
-        self.last: tuple[list[Question], Prompts] | None = None
 
     @torch.no_grad()
-    def answer(self, questions: list[Question]) -> list[str]:
-        """Greedy answers, each cut at the end of its line."""
-        prompts = self._read(questions)
-        written = self.model.generate(
-            input_ids=prompts.ids,
-            attention_mask=prompts.mask,
-            past_key_values=copy.deepcopy(prompts.cache),
-            max_new_tokens=self.max_new_tokens,
-            do_sample=False,
-            stop_strings=["\n"],
-            tokenizer=self.tokenizer,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-        texts = self.tokenizer.batch_decode(written[:, prompts.ids.shape[1] :], skip_special_tokens=True)
-        return [text.partition("\n")[0].strip() for text in texts]
+    def ask(self, questions: list[Question]) -> list[Answer]:
+        """Greedy answers, each cut at the end of its line, and how likely each question's first gold answer is."""
+        read = self._read(questions)
+        texts = self.tokenizer.batch_decode(self._write(read), skip_special_tokens=True)
+        lines = [text.partition("\n")[0].strip() for text in texts]
+        return [Answer(line, nll) for line, nll in zip(lines, read.gold_nll, strict=True)]
 
     @torch.no_grad()
     def answer_nll(self, questions: list[Question]) -> list[float]:
         """Mean negative log-likelihood per token (nats) of each question's first answer."""
-        prompts = self._read(questions)
-        golds = [self._tokens(f" {q.answers[0]}") for q in questions]
-        ids, mask = pad_right(golds, self.tokenizer.pad_token_id)
-        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        # The last token of the prompt predicts the first of the answer.
-        ids = torch.cat([prompts.ids[:, -1:], ids], dim=1)
-        full_mask = torch.cat([prompts.mask, mask], dim=1)
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=full_mask,
-            position_ids=positions(full_mask)[:, -ids.shape[1] :],
-            past_key_values=copy.deepcopy(prompts.cache),
-        ).logits
-        losses = token_nll(logits, ids)
-        return [float(losses[row, : len(gold)].mean()) for row, gold in enumerate(golds)]
+        return self._read(questions).gold_nll
 
-    def _read(self, questions: list[Question]) -> Prompts:
-        """Read the questions once, for their answers and for the likelihood of the gold ones."""
-        if self.last is None or self.last[0] != questions:
-            self.last = None  # two caches at a time are one too many
-            rows = [self._tokens(f"{_passage(q)}{self._asked(q)}") for q in questions]
-            ids, mask = pad_left(rows, self.tokenizer.pad_token_id)
-            ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-            prefix = self.prefix.expand(len(rows), -1)
-            mask = torch.cat([torch.ones_like(prefix), mask], dim=1)
-            cache = copy.deepcopy(self.cache)
-            cache.batch_repeat_interleave(len(rows))
-            self.model(
-                input_ids=ids[:, :-1],
-                attention_mask=mask[:, :-1],
-                position_ids=positions(mask)[:, prefix.shape[1] : -1],
-                past_key_values=cache,
-                logits_to_keep=1,
-            )
-            self.last = list(questions), Prompts(torch.cat([prefix, ids], dim=1), mask, cache)
-        return self.last[1]
+    def _read(self, questions: list[Question]) -> Read:
+        """Read questions and gold answers in one pass, behind the passages, which were read before."""
+        prompts = [self._tokens(f"{_passage(q)}{self._asked(q)}") for q in questions]
+        golds = [self._tokens(f" {q.answers[0]}") for q in questions]
+        cache = copy.deepcopy(self.cache)
+        mask, starts = self._read_passages(questions, prompts, cache)
+        rows = [prompt[start:] + gold for prompt, start, gold in zip(prompts, starts, golds, strict=True)]
+        kept = max(map(len, golds)) + 1  # the last token of a prompt predicts the first of the answer
+        ids, mask, logits = self._forward(rows, mask, cache, kept)
+        nll = [
+            float(token_nll(logits[row, -len(gold) - 1 : -1], ids[row, -len(gold) :]).mean())
+            for row, gold in enumerate(golds)
+        ]
+        lengths = torch.tensor([len(gold) for gold in golds], device=ids.device)
+        first = logits[torch.arange(len(rows)), -lengths - 1].argmax(-1)
+        is_gold = torch.arange(mask.shape[1], 0, -1, device=ids.device) <= lengths[:, None]
+        return Read(mask.masked_fill(is_gold, 0), cache, first, nll)
+
+    def _read_passages(
+        self, questions: list[Question], prompts: list[list[int]], cache: DynamicCache
+    ) -> tuple[Tensor, list[int]]:
+        """Mask (B, T) of what stands before each question, now in the cache, and how much of its prompt that is.
+
+        Prompts with the same passage begin with the same tokens, those of the passage: they are read once.
+        """
+        behind = {q.context: [self._tokens(_passage(q))] for q in questions}
+        for question, prompt in zip(questions, prompts, strict=True):
+            behind[question.context].append(prompt)
+        shared = {passage: list(commonprefix(rows)) for passage, rows in behind.items()}
+        mask = torch.ones_like(self.prefix)
+        if any(shared.values()):
+            mask = _select(mask, cache, [0] * len(shared))
+            _, mask, _ = self._forward(list(shared.values()), mask, cache, 1)
+        row = {passage: place for place, passage in enumerate(shared)}
+        mask = _select(mask, cache, [row[question.context] for question in questions])
+        return mask, [len(shared[question.context]) for question in questions]
+
+    def _forward(
+        self, rows: list[list[int]], mask: Tensor, cache: DynamicCache, kept: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Read rows of tokens, padded on the left, into the cache.
+
+        Returns their ids, the mask of all that the cache has now, and logits of the last `kept` tokens.
+        """
+        ids, more = (each.to(mask.device) for each in pad_left(rows, self.tokenizer.pad_token_id))
+        mask = torch.cat([mask, more], dim=1)
+        places = positions(mask)[:, -ids.shape[1] :]
+        read = {"input_ids": ids, "attention_mask": mask, "position_ids": places, "past_key_values": cache}
+        return ids, mask, self.model(**read, logits_to_keep=kept).logits
+
+    def _write(self, read: Read) -> list[list[int]]:
+        """The tokens of each answer up to its end; an answer that has ended leaves the batch."""
+        mask, cache, tokens, _ = read
+        written: list[list[int]] = [[] for _ in tokens]
+        rows = list(written)
+        while True:
+            for row, token in zip(rows, tokens.tolist(), strict=True):
+                row.append(token)
+            going = [place for place, row in enumerate(rows) if not self._is_whole(row)]
+            if not going:
+                return written
+            if len(going) < len(rows):
+                rows, tokens = [rows[place] for place in going], tokens[going]
+                mask = _select(mask, cache, going)
+            _, mask, logits = self._forward(tokens[:, None].tolist(), mask, cache, 1)
+            tokens = logits[:, -1].argmax(-1)
+
+    def _is_whole(self, written: list[int]) -> bool:
+        last = written[-1]
+        return len(written) == self.max_new_tokens or last in self.ends or "\n" in self.tokenizer.decode([last])
 
     def _asked(self, question: Question) -> str:
         return self.form.replace("{question}", question.question)
@@ -122,31 +158,11 @@ def _passage(question: Question) -> str:
     return f"Passage: {question.context}\n\n" if question.context else ""
 
 
-@torch.no_grad()
-def text_nll(model: Any, tokenizer: Any, texts: list[str], batch_size: int, max_length: int = 512) -> list[float]:
-    """Mean negative log-likelihood per token (nats) of each text, its first token excepted.
-
-    Raises ValueError, before the model is run, for a text of fewer than two tokens: it has nothing to predict.
-    """
-    rows = [tokenizer(text, truncation=True, max_length=max_length)["input_ids"] for text in texts]
-    for text, row in zip(texts, rows, strict=True):
-        if len(row) < 2:
-            raise ValueError(f"the text {text!r} has {len(row)} tokens, and an NLL needs two: leave it out")
-    losses = [0.0] * len(rows)
-    by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # little padding
-    for batch in batched(by_length, batch_size):
-        ids, mask = pad_right([rows[index] for index in batch], tokenizer.pad_token_id)
-        ids, mask = ids.to(model.device), mask.to(model.device)
-        per_token = token_nll(model(input_ids=ids, attention_mask=mask).logits, ids)
-        for row, index in enumerate(batch):
-            losses[index] = float(per_token[row, : len(rows[index]) - 1].mean())
-    return losses
-
-
-def token_nll(logits: Tensor, ids: Tensor) -> Tensor:
-    """(B, T-1) negative log-likelihood of each next token, from logits (B, T, V)."""
-    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-    return losses.view(len(ids), -1)
+def _select(mask: Tensor, cache: DynamicCache, rows: list[int]) -> Tensor:
+    """These rows of the mask (B, T); the cache keeps the same ones."""
+    places = torch.tensor(rows, device=mask.device)
+    cache.batch_select_indices(places)
+    return mask[places]
 
 
 def pad_left(rows: list[list[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
@@ -160,17 +176,3 @@ def pad_left(rows: list[list[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
 def positions(mask: Tensor) -> Tensor:
     """(B, T) place of each token among the real ones of its row; padding gets any."""
     return (mask.cumsum(1) - 1).clamp_min(0)
-
-
-def pad_right(rows: list[list[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, both (B, T)."""
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([row + [pad_token_id] * (width - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    return ids, mask
-
-
-def batched(items: list[Any], size: int) -> Iterator[list[Any]]:
-    """Consecutive pieces of at most `size` items."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

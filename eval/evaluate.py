@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from active_reading.eval.answers import ClosedBook, batched, text_nll
+from active_reading.eval.answers import ClosedBook
 from active_reading.eval.ceilings import Passage, with_passages
-from active_reading.eval.divergence import forward_kl
 from active_reading.eval.questions import (
     Question,
     by_kind,
@@ -32,12 +31,15 @@ from active_reading.eval.scores import exact_match, f1, mean_and_error
 from active_reading.eval.settings import EvaluateSettings
 from active_reading.eval.slot_sharing import changed_rows, slot_sharing
 from active_reading.eval.store import AnswerStore, Stored, question_key, text_key
-from active_reading.train.load import load_model, load_tokenizer
+from active_reading.eval.texts import batched, text_scores
+from active_reading.train.load import base_of, load_model, load_tokenizer
+from active_reading.train.objectives import BaseLogits, untouched_logits
 from active_reading.train.precision import compute_dtype
 from active_reading.train.student import PATCH_NAME
 
 Progress = Callable[[int, int, str], None]
 Row = dict[str, Any]
+TextSets = dict[tuple[str, str], list[str]]  # by what is measured of the texts (nll, kl) and by the set's name
 SCORES = ("f1", "exact_match", "answer_nll", "nll", "kl")
 SHARING = 1  # goes up when slot sharing is computed otherwise
 TEXTS_A_BATCH = 16  # a text is about this many times as long as a question
@@ -71,22 +73,21 @@ def evaluate_model(
     sets = {"general_questions": general_questions()[:limit], "gold": gold}
     if is_base and settings.ceilings and gold and passages:
         sets |= with_passages(gold, passages)
-    texts = {"general_text": general_text()[:limit], "docstrings": docstrings()[:limit]}
-    compared: dict[str, list[str]] = {}
+    texts: TextSets = {("nll", "general_text"): general_text()[:limit], ("nll", "docstrings"): docstrings()[:limit]}
     if not is_base and settings.divergence_texts:
         new = [passage.text for passage in passages if asked.num_tokens(passage.text) > 1]
-        compared = {"new_text": _spread(new, settings.divergence_texts)}
-        compared["general_text"] = _spread(general_text(), settings.divergence_texts)
-    done, total = 0, sum(map(len, sets.values())) + sum(map(len, [*texts.values(), *compared.values()]))
+        compared = {"new_text": new, "general_text": general_text()}
+        texts |= {("kl", name): _spread(some, settings.divergence_texts) for name, some in compared.items() if some}
+    done, total = 0, sum(map(len, sets.values())) + sum(map(len, texts.values()))
 
     def tell(count: int) -> None:
         nonlocal done
         done += count
         progress(done, total, "items")
 
-    rows = {name: asked.questions(questions, tell) for name, questions in sets.items()}
-    rows |= {name: asked.texts("nll", passages_, tell) for name, passages_ in texts.items()}
-    away = {name: asked.texts("kl", passages_, tell) for name, passages_ in compared.items() if passages_}
+    rows, of_texts = asked.questions(sets, tell), asked.texts(texts, tell)
+    rows |= {name: found for (kind, name), found in of_texts.items() if kind == "nll"}
+    away = {name: found for (kind, name), found in of_texts.items() if kind == "kl"}
     for name, found in (*rows.items(), *((f"divergence on {name}", found) for name, found in away.items())):
         _check_finite(found, name, model_path)
     answers = rows.pop("gold")
@@ -128,8 +129,12 @@ class _Asked:
         return _on_device(self.model_path)
 
     @cached_property
-    def base(self) -> Any:
-        return _on_device(self.base_model)
+    def base_logits(self) -> BaseLogits:
+        """From the model itself where it is an adapter on the base, otherwise from a second model."""
+        if str(base_of(self.model_path)) == str(self.base_model):
+            return untouched_logits(self.model)
+        base = _on_device(self.base_model)
+        return lambda **read: base(**read, use_cache=False).logits
 
     @cached_property
     def book(self) -> ClosedBook:
@@ -138,36 +143,43 @@ class _Asked:
     def num_tokens(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def questions(self, questions: list[Question], tell: Callable[[int], None]) -> list[Row]:
-        """The scores of each question, asked a batch at a time where the store does not have it."""
-        keys = [question_key(question, self.examples, *self.how) for question in questions]
-        missing = [place for place, key in enumerate(keys) if self.store.get(key) is None]
-        tell(len(questions) - len(missing))
-        read = any(question.context for question in questions)  # a passage is as long as many questions
-        for batch in batched(missing, max(1, self.settings.batch_size // (4 if read else 1))):
-            part = [questions[place] for place in batch]
-            answers, losses = self.book.answer(part), self.book.answer_nll(part)
-            stored: list[Stored] = [{"answer": a, "nll": b} for a, b in zip(answers, losses, strict=True)]
-            self.store.add([(keys[place], row) for place, row in zip(batch, stored, strict=True)])
+    def questions(self, sets: dict[str, list[Question]], tell: Callable[[int], None]) -> dict[str, list[Row]]:
+        """The scores of each set's questions; what the store does not have is asked, a batch at a time."""
+        asked = [question for questions in sets.values() for question in questions]
+        keys = {question: question_key(question, self.examples, *self.how) for question in asked}
+        missing = list({key: q for q, key in keys.items() if self.store.get(key) is None}.values())
+        tell(len(asked) - len(missing))
+        # Little padding, and together what stands behind one passage: a batch reads it once.
+        missing.sort(key=lambda q: (len(q.context), q.context, len(q.question)))
+        plain, behind = ([q for q in missing if bool(q.context) is read] for read in (False, True))
+        size = self.settings.batch_size
+        for batch in (*batched(plain, size), *batched(behind, max(1, size // 2))):  # passages are long
+            answers = zip(batch, self.book.ask(batch), strict=True)
+            self.store.add([(keys[q], {"answer": answer.text, "nll": answer.gold_nll}) for q, answer in answers])
             tell(len(batch))
-        return [_scored(question, self.store.rows[key]) for question, key in zip(questions, keys, strict=True)]
+        return {
+            name: [_scored(question, self.store.rows[keys[question]]) for question in questions]
+            for name, questions in sets.items()
+        }
 
-    def texts(self, kind: str, texts: list[str], tell: Callable[[int], None]) -> list[Row]:
-        """Each text's likelihood (`kind` nll) or its distance from the base (kl)."""
-        keys = [text_key(kind, text) for text in texts]
-        missing = [place for place, key in enumerate(keys) if self.store.get(key) is None]
-        tell(len(texts) - len(missing))
-        missing.sort(key=lambda place: len(texts[place]))  # little padding
+    def texts(self, sets: TextSets, tell: Callable[[int], None]) -> dict[tuple[str, str], list[Row]]:
+        """The scores of each set's texts; a text of which both are wanted is read once."""
+        keys = {(kind, text): text_key(kind, text) for (kind, _), texts in sets.items() for text in texts}
+        missing = {pair: key for pair, key in keys.items() if self.store.get(key) is None}
+        tell(sum(map(len, sets.values())) - len(missing))
         size = max(1, self.settings.batch_size // TEXTS_A_BATCH)
-        for batch in batched(missing, size):
-            part = [texts[place] for place in batch]
-            if kind == "kl":
-                found = forward_kl(self.base, self.model, self.tokenizer, part, size)
-            else:
-                found = text_nll(self.model, self.tokenizer, part, size)
-            self.store.add([(keys[place], {kind: value}) for place, value in zip(batch, found, strict=True)])
-            tell(len(batch))
-        return [{"text": text, kind: self.store.rows[key][kind]} for text, key in zip(texts, keys, strict=True)]
+        for compared in (False, True):
+            some = {text for _, text in missing if (("kl", text) in missing) is compared}
+            for batch in batched(sorted(some, key=lambda text: (len(text), text)), size):  # little padding
+                base = self.base_logits if compared else None
+                scores = dict(zip(batch, text_scores(self.model, self.tokenizer, batch, size, base), strict=True))
+                new = [(kind, text) for kind, text in missing if text in scores]
+                self.store.add([(keys[kind, text], {kind: getattr(scores[text], kind)}) for kind, text in new])
+                tell(len(new))
+        return {
+            (kind, name): [{"text": text, kind: self.store.rows[keys[kind, text]][kind]} for text in texts]
+            for (kind, name), texts in sets.items()
+        }
 
     def sharing(self, passages: Sequence[Passage]) -> Row | None:
         """Which documents read the same rows of what a memory learned."""

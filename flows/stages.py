@@ -64,10 +64,10 @@ VERSIONS = {
     "decontaminate": 2,
     "export": 5,
     "train": 3,
-    "evaluate": 4,
+    "evaluate": 5,
     "grade": 1,
 }
-ANSWERS = 1  # goes up when the same model would answer otherwise: prompts, decoding, likelihoods
+ANSWERS = 2  # goes up when the same model would answer otherwise: prompts, decoding, likelihoods
 
 
 def ingest(study: Study) -> Step:

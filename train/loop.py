@@ -203,7 +203,8 @@ def _arguments(settings: TrainSettings, method: Method, num_steps: int, folder: 
         seed=settings.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,
-        save_strategy="steps" if settings.checkpoint_steps else "no",
+        # The Trainer saves after the last step too, which a training of fewer steps than these does not need.
+        save_strategy="steps" if 0 < settings.checkpoint_steps < num_steps else "no",
         save_steps=settings.checkpoint_steps or 1,
         save_total_limit=2,  # the last one may turn out to be bad at the next step
         report_to=[],

@@ -6,7 +6,7 @@ switched off, so LoRA and memory need no second model in memory; full finetuning
 
 import copy
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -27,34 +27,42 @@ def next_token_loss(logits: Tensor, labels: Tensor, num_targets: int) -> Tensor:
     return total / num_targets
 
 
+def token_kl(base_logits: Tensor, logits: Tensor) -> Tensor:
+    """(...) KL(base || model) in nats of each place's prediction, from logits (..., V)."""
+    base, model = F.log_softmax(base_logits.float(), dim=-1), F.log_softmax(logits.float(), dim=-1)
+    return F.kl_div(model, base, log_target=True, reduction="none").sum(-1)
+
+
 def kl_to_base(logits: Tensor, base_logits: Tensor, labels: Tensor, num_targets: int) -> Tensor:
     """KL(base || model) in nats where there is a label, summed and divided by `num_targets`.
 
     Its size on new text predicts forgetting (RL's Razor, Shenfeld et al. 2025, arXiv 2509.04259).
     """
     known = labels[:, 1:] != IGNORED
-    model = F.log_softmax(logits[:, :-1][known].float(), dim=-1)
-    base = F.log_softmax(base_logits[:, :-1][known].float(), dim=-1)
-    return F.kl_div(model, base, log_target=True, reduction="sum") / num_targets
+    return token_kl(base_logits[:, :-1][known], logits[:, :-1][known]).sum() / num_targets
 
 
 def base_logits_of(model: Any, method: str) -> BaseLogits:
-    """A function from what the model reads of a batch, by name (B, T), to the untouched base's logits (B, T, V)."""
-    frozen = copy.deepcopy(model).requires_grad_(False) if method == "full" else model
+    """`untouched_logits` of the model before it is trained: full finetuning changes it, and so it is copied."""
+    return untouched_logits(copy.deepcopy(model).requires_grad_(False) if method == "full" else model)
+
+
+def untouched_logits(model: Any) -> BaseLogits:
+    """A function from what the model reads of a batch, by name (B, T), to logits (B, T, V) without its adapter."""
 
     def without_adapter() -> AbstractContextManager[Any]:
-        if method == "memory":
+        if hasattr(model, "memory_adapter"):
             return memory_disabled(model)
-        return model.disable_adapter() if method == "lora" else torch.no_grad()
+        return model.disable_adapter() if hasattr(model, "peft_config") else nullcontext()
 
     @torch.no_grad()
     def logits(**read: Tensor) -> Tensor:
-        was_training = frozen.training
-        frozen.eval()
+        was_training = model.training
+        model.eval()
         with without_adapter():
             # With a cache, transformers would take no notice of where packed texts begin.
-            result: Tensor = frozen(**read, use_cache=False).logits
-        frozen.train(was_training)
+            result: Tensor = model(**read, use_cache=False).logits
+        model.train(was_training)
         return result
 
     return logits

@@ -260,7 +260,8 @@ def embedded_model() -> Path:
 
 def speed(model: Path, count: int) -> dict[str, Any]:
     """Seconds to answer `count` questions and to score their gold answers, here and by lm_eval's `hf` backend."""
-    from active_reading.eval.answers import ClosedBook, batched
+    from active_reading.eval.answers import ClosedBook
+    from active_reading.eval.texts import batched
     from active_reading.train.load import load_model, load_tokenizer
 
     questions = [q for _, q in zip(range(count), general_questions() * (count // 10 + 1), strict=False)]
@@ -268,8 +269,7 @@ def speed(model: Path, count: int) -> dict[str, Any]:
     book = ClosedBook(load_model(model).eval(), load_tokenizer(model), few_shot_examples(), 16)
     answers = []
     for batch in batched(questions, 32):
-        answers += book.answer(batch)
-        book.answer_nll(batch)
+        answers += [answer.text for answer in book.ask(batch)]
     ours = time.monotonic() - began
     theirs, same = speed_of_lm_eval(model, [(q.question, q.answers[0]) for q in questions], answers)
     print(f"{count} questions: ours {ours:.1f} s, lm_eval {theirs:.1f} s; the same answer to {same}")

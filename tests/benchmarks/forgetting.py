@@ -30,9 +30,10 @@ from forgetting_corpora import Material, make_material, retention_sets
 from forgetting_results import summarize
 
 from active_reading.augment.identity import content_hash
-from active_reading.eval.answers import ClosedBook, text_nll
+from active_reading.eval.answers import ClosedBook
 from active_reading.eval.questions import few_shot_examples
 from active_reading.eval.scores import f1
+from active_reading.eval.texts import text_scores
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import DEFAULT_MODEL
 from active_reading.train.load import load_model, load_tokenizer
@@ -129,15 +130,16 @@ class Bench:
         model.eval()
         asked = self.material.questions
         book = ClosedBook(model, self.tokenizer, few_shot_examples(), 12)
-        answers = book.answer(asked)
+        answers = book.ask(asked)
         scores = {
-            "f1": fmean(f1(answer, list(q.answers)) for answer, q in zip(answers, asked, strict=True)),
-            "nll": fmean(book.answer_nll(asked)),
+            "f1": fmean(f1(answer.text, list(q.answers)) for answer, q in zip(answers, asked, strict=True)),
+            "nll": fmean(answer.gold_nll for answer in answers),
             "control_nll": fmean(book.answer_nll(self.material.control)),
         }
         if self.nq:
             scores["nq"] = fmean(ClosedBook(model, self.tokenizer, self.shots, 12).answer_nll(self.nq))
-        scores |= {name: fmean(text_nll(model, self.tokenizer, texts, 4)) for name, texts in self.texts.items()}
+        for name, texts in self.texts.items():
+            scores[name] = fmean(each.nll for each in text_scores(model, self.tokenizer, texts, 4))
         model.train(training)
         return scores
 

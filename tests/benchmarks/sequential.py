@@ -26,9 +26,10 @@ from forgetting import constant_rate
 from invented import Corpus, invented_corpora
 
 from active_reading.augment.identity import content_hash
-from active_reading.eval.answers import ClosedBook, text_nll
+from active_reading.eval.answers import ClosedBook
 from active_reading.eval.questions import docstrings, few_shot_examples
 from active_reading.eval.scores import f1
+from active_reading.eval.texts import text_scores
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import DEFAULT_MODEL
 from active_reading.train.load import load_model, load_tokenizer
@@ -86,18 +87,18 @@ class Bench:
         book = ClosedBook(model, self.tokenizer, few_shot_examples(), 8)
         rows = []
         for corpus in corpora:
-            answers = book.answer(corpus.questions)
+            answers = book.ask(corpus.questions)
             pairs = zip(answers, corpus.questions, strict=True)
             rows.append(
                 {
-                    "f1": fmean(f1(answer, list(question.answers)) for answer, question in pairs),
-                    "nll": fmean(book.answer_nll(corpus.questions)),
+                    "f1": fmean(f1(answer.text, list(question.answers)) for answer, question in pairs),
+                    "nll": fmean(answer.gold_nll for answer in answers),
                 }
             )
         return rows
 
     def prose_nll(self, model: Any) -> float:
-        return fmean(text_nll(model, self.tokenizer, self.prose, 4))
+        return fmean(each.nll for each in text_scores(model, self.tokenizer, self.prose, 4))
 
     def run(self, run: Run, corpora: list[Corpus], control: Corpus, root: Path) -> Json:
         """Learn the corpora in turn; returns the scores right after each, and of all at the end."""

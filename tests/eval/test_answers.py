@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, MistralConfig
 
-from active_reading.eval.answers import ClosedBook, batched, pad_right, text_nll, token_nll
+from active_reading.eval.answers import ClosedBook
 from active_reading.eval.questions import Question
 from active_reading.train.load import load_model, load_tokenizer
 
@@ -19,6 +19,12 @@ QUESTIONS = [
     Question("What is raisin made from, in short?", ("grapes from a vineyard",)),
     Question("Is it?", ("no",)),
     Question("Where was the heron kept by Orsella?", ("Pellamire",)),
+]
+BEHIND = [
+    replace(question, context=passage)
+    for question, passage in zip(
+        QUESTIONS, ["Ada kept a heron.", "", "Raisins are dry.", "Ada kept a heron.", ""], strict=True
+    )
 ]
 NEW_TOKENS = 12
 
@@ -45,7 +51,12 @@ def tokenizer(tiny_model) -> Any:
 
 def prompt(question: Question, examples: list[Question]) -> str:
     shots = "".join(f"Question: {e.question}\nAnswer: {e.answers[0]}\n\n" for e in examples)
-    return f"{shots}Question: {question.question}\nAnswer:"
+    passage = f"Passage: {question.context}\n\n" if question.context else ""
+    return f"{shots}{passage}Question: {question.question}\nAnswer:"
+
+
+def answers(book: ClosedBook, questions: list[Question]) -> list[str]:
+    return [answer.text for answer in book.ask(questions)]
 
 
 def ids_of(tokenizer: Any, text: str, examples: list[Question]) -> list[int]:
@@ -74,19 +85,28 @@ def plain_nll(model: Any, tokenizer: Any, question: Question, examples: list[Que
     return float(sum(losses) / len(losses))
 
 
-@pytest.mark.parametrize("examples", [EXAMPLES, []], ids=["few-shot", "zero-shot"])
-def test_answers_equal_plain_greedy_decoding(model, tokenizer, examples):
+EACH_PROMPT = pytest.mark.parametrize(
+    ("examples", "questions"),
+    [(EXAMPLES, QUESTIONS), ([], QUESTIONS), (EXAMPLES, BEHIND), ([], BEHIND)],
+    ids=["few-shot", "zero-shot", "few-shot behind passages", "zero-shot behind passages"],
+)
+
+
+@EACH_PROMPT
+def test_answers_equal_plain_greedy_decoding(model, tokenizer, examples, questions):
     book = ClosedBook(model, tokenizer, examples, NEW_TOKENS)
-    expected = [plain_answer(model, tokenizer, question, examples) for question in QUESTIONS]
-    assert book.answer(QUESTIONS) == expected
+    expected = [plain_answer(model, tokenizer, question, examples) for question in questions]
+    assert answers(book, questions) == expected
     assert len(set(expected)) > 2, "the questions have different answers"
+    assert len(set(map(len, expected))) > 1, "they do not all leave the batch together"
 
 
-@pytest.mark.parametrize("examples", [EXAMPLES, []], ids=["few-shot", "zero-shot"])
-def test_answer_nll_equals_a_plain_forward_pass(model, tokenizer, examples):
+@EACH_PROMPT
+def test_answer_nll_equals_a_plain_forward_pass(model, tokenizer, examples, questions):
     book = ClosedBook(model, tokenizer, examples, NEW_TOKENS)
-    expected = [plain_nll(model, tokenizer, question, examples) for question in QUESTIONS]
-    assert book.answer_nll(QUESTIONS) == pytest.approx(expected, rel=1e-4)
+    expected = [plain_nll(model, tokenizer, question, examples) for question in questions]
+    assert book.answer_nll(questions) == pytest.approx(expected, rel=1e-4)
+    assert [answer.gold_nll for answer in book.ask(questions)] == pytest.approx(expected, rel=1e-4)
     assert max(expected) - min(expected) > 0.1
 
 
@@ -103,21 +123,39 @@ def test_questions_are_put_in_the_wanted_format_in_the_examples_too(model, token
     )
 
 
+def test_a_passage_is_read_once_for_all_questions_behind_it(model, tokenizer):
+    model, read = copy.deepcopy(model), []
+    book = ClosedBook(model, tokenizer, EXAMPLES, NEW_TOKENS)
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(
+            kwargs["attention_mask"][:, -kwargs["input_ids"].shape[1] :].sum().item()
+        ),
+        with_kwargs=True,
+    )
+    passage = "Ada kept a heron, and bees, and a dog."
+    some = [replace(question, context=passage) for question in QUESTIONS]
+    alone = sum(book.answer_nll([question])[0] for question in some)
+    apart = sum(read)
+    read.clear()
+    assert sum(book.answer_nll(some)) == pytest.approx(alone, rel=1e-4)
+    assert apart - sum(read) >= 4 * len(passage)
+
+
 def test_the_batch_size_does_not_matter(model, tokenizer):
     book = ClosedBook(model, tokenizer, EXAMPLES, NEW_TOKENS)
-    alone = [answer for question in QUESTIONS for answer in book.answer([question])]
-    assert book.answer(QUESTIONS) == alone
-    assert book.answer(QUESTIONS[::-1]) == alone[::-1]
-    losses = [loss for question in QUESTIONS for loss in book.answer_nll([question])]
-    assert book.answer_nll(QUESTIONS) == pytest.approx(losses, rel=1e-4)
+    alone = [answer for question in BEHIND for answer in answers(book, [question])]
+    assert answers(book, BEHIND) == alone
+    assert answers(book, BEHIND[::-1]) == alone[::-1]
+    losses = [loss for question in BEHIND for loss in book.answer_nll([question])]
+    assert book.answer_nll(BEHIND) == pytest.approx(losses, rel=1e-4)
 
 
 def test_the_shared_prefix_is_not_changed_by_asking(model, tokenizer):
     book = ClosedBook(model, tokenizer, EXAMPLES, NEW_TOKENS)
-    first = book.answer(QUESTIONS), book.answer_nll(QUESTIONS)
+    first = book.ask(BEHIND)
     assert isinstance(book.cache, DynamicCache)
     assert book.cache.get_seq_length() == book.prefix.shape[1]
-    assert (book.answer(QUESTIONS), book.answer_nll(QUESTIONS)) == first
+    assert book.ask(BEHIND) == first
 
 
 def parrot(model: Any, tokenizer: Any, text: str) -> tuple[Any, list[int]]:
@@ -139,59 +177,37 @@ def test_an_answer_ends_at_its_line_and_writing_stops_there(model, tokenizer):
     speaker, calls = parrot(model, tokenizer, " yes\nno")
     book = ClosedBook(speaker, tokenizer, EXAMPLES, 50)
     calls.clear()
-    assert book.answer(QUESTIONS[:2]) == ["yes", "yes"]
-    assert len(calls) == 1 + len(" yes\n")  # the question is read, then a token is written at a time
+    assert answers(book, QUESTIONS[:2]) == ["yes", "yes"]
+    assert len(calls) == len(" yes\n")  # reading the question gives the first token, then one comes at a time
 
 
 def test_what_a_token_holds_beyond_the_line_is_cut_off(model, tokenizer, monkeypatch):
-    """In other vocabularies one token holds a line break and more: here all of it is written at once."""
-    book = ClosedBook(model, tokenizer, EXAMPLES, 50)
-    ids = torch.tensor([tokenizer(" yes, \n\nQuestion")["input_ids"]])
-    monkeypatch.setattr(model, "generate", lambda input_ids, **_: torch.cat([input_ids, ids], dim=1))
-    assert book.answer(QUESTIONS[:1]) == ["yes,"]
+    """In other vocabularies one token holds a line break and more: here a full stop does."""
+    speaker, calls = parrot(model, tokenizer, " yes.no")
+    book = ClosedBook(speaker, tokenizer, EXAMPLES, 50)
+    calls.clear()
+    decode = type(tokenizer).decode
+    monkeypatch.setattr(
+        type(tokenizer), "decode", lambda *args, **how: decode(*args, **how).replace(".", ", \n\nQuestion")
+    )
+    monkeypatch.setattr(
+        type(tokenizer), "batch_decode", lambda self, rows, **how: [self.decode(row, **how) for row in rows]
+    )
+    assert answers(book, QUESTIONS[:1]) == ["yes,"]
+    assert len(calls) == len(" yes.")
+
+
+@pytest.mark.parametrize("ends", ["x", ["x", "q"]])
+def test_an_answer_ends_at_each_token_that_ends_a_text(model, tokenizer, ends):
+    speaker, calls = parrot(model, tokenizer, " yesxq")
+    ids = [tokenizer(end)["input_ids"][0] for end in ends]
+    speaker.generation_config.eos_token_id = ids if isinstance(ends, list) else ids[0]
+    book = ClosedBook(speaker, tokenizer, EXAMPLES, 50)
+    calls.clear()
+    book.ask(QUESTIONS[:1])
+    assert len(calls) == len(" yesx")
 
 
 def test_an_answer_is_cut_at_the_longest_length(model, tokenizer):
     speaker, _ = parrot(model, tokenizer, " abcdefgh")
-    assert ClosedBook(speaker, tokenizer, EXAMPLES, 6).answer(QUESTIONS[:1]) == ["abcde"]
-
-
-def test_text_nll_equals_a_plain_forward_pass_and_leaves_the_first_token_out(model, tokenizer):
-    texts = ["short one", "a text that is quite a bit longer than the first", "mid size text"]
-    expected = []
-    for text in texts:
-        ids = tokenizer(text)["input_ids"]
-        with torch.no_grad():
-            chances = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].double(), dim=-1)
-        expected.append(-sum(float(chances[t - 1, ids[t]]) for t in range(1, len(ids))) / (len(ids) - 1))
-    for batch_size in (1, 2, 3):
-        assert text_nll(model, tokenizer, texts, batch_size) == pytest.approx(expected, rel=1e-4)
-
-
-def test_text_nll_cuts_long_texts(model, tokenizer):
-    text = "abcdefghij" * 5
-    assert text_nll(model, tokenizer, [text], 1, max_length=12) == pytest.approx(
-        text_nll(model, tokenizer, [text[:12]], 1), rel=1e-5
-    )
-
-
-def test_a_text_of_one_token_is_refused_before_the_model_is_run(tokenizer):
-    with pytest.raises(ValueError, match="the text 'a' has 1 tokens, and an NLL needs two: leave it out"):
-        text_nll(None, tokenizer, ["long enough", "a"], 2)
-
-
-def test_token_nll_by_hand():
-    logits = torch.log(torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [1.0, 1.0, 1.0]]]))
-    losses = token_nll(logits, torch.tensor([[2, 1, 0]]))
-    torch.testing.assert_close(losses, -torch.log(torch.tensor([[0.25, 0.1]])))
-
-
-def test_padding_goes_to_the_right():
-    ids, mask = pad_right([[1, 2, 3], [4]], pad_token_id=9)
-    assert ids.tolist() == [[1, 2, 3], [4, 9, 9]]
-    assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
-
-
-def test_batches_cover_all_items_in_order():
-    assert list(batched([1, 2, 3, 4, 5], 2)) == [[1, 2], [3, 4], [5]]
-    assert list(batched([], 2)) == []
+    assert answers(ClosedBook(speaker, tokenizer, EXAMPLES, 6), QUESTIONS[:1]) == ["abcde"]

@@ -7,12 +7,15 @@ from statistics import mean, stdev
 from typing import Any
 
 import pytest
+import torch
 
-from active_reading.eval.answers import ClosedBook
+from active_reading.eval import evaluate as evaluate_module
+from active_reading.eval.answers import Answer, ClosedBook
 from active_reading.eval.ceilings import Passage
 from active_reading.eval.evaluate import evaluate_model
 from active_reading.eval.questions import docstrings, general_questions, general_text
 from active_reading.eval.settings import EvaluateSettings
+from active_reading.eval.texts import TextScores
 from active_reading.train.load import load_model
 
 GOLD = [
@@ -109,8 +112,8 @@ def test_answers_that_cannot_be_given_are_refused_before_the_model_is_loaded(mon
 def test_a_model_whose_scores_are_no_numbers_is_named_with_the_item(monkeypatch, tiny_model):
     broken = general_text()[1:3]
     monkeypatch.setattr(
-        "active_reading.eval.evaluate.text_nll",
-        lambda model, tokenizer, texts, size: [math.nan if text in broken else 2.0 for text in texts],
+        "active_reading.eval.evaluate.text_scores",
+        lambda _, __, texts, *___: [TextScores(math.nan if text in broken else 2.0, None) for text in texts],
     )
     with pytest.raises(ValueError, match=r"general_text: the NLL of 2 of 3 items is not a number") as error:
         evaluate(tiny_model, None)
@@ -157,19 +160,17 @@ def test_docstrings_are_the_same_in_every_process_and_of_some_length():
 
 def test_no_limit_means_every_item(monkeypatch, tiny_model):
     """The sets at their full length, with the costly part of scoring replaced."""
-    from active_reading.eval import evaluate as module
 
     class Book:
         def __init__(self, *_: Any) -> None: ...
 
-        def answer(self, questions: list[Any]) -> list[str]:
-            return [question.answers[0] for question in questions]
+        def ask(self, questions: list[Any]) -> list[Answer]:
+            return [Answer(question.answers[0], 1.0) for question in questions]
 
-        def answer_nll(self, questions: list[Any]) -> list[float]:
-            return [1.0] * len(questions)
-
-    monkeypatch.setattr(module, "ClosedBook", Book)
-    monkeypatch.setattr(module, "text_nll", lambda model, tokenizer, texts, size: [2.0] * len(texts))
+    monkeypatch.setattr(evaluate_module, "ClosedBook", Book)
+    monkeypatch.setattr(
+        evaluate_module, "text_scores", lambda _, __, texts, *___: [TextScores(2.0, None)] * len(texts)
+    )
     scores, _ = evaluate(tiny_model, None, general_limit=0)
     retention = scores["retention"]
     assert retention["general_questions"]["n"] == len(general_questions())
@@ -221,8 +222,8 @@ def test_an_evaluation_that_was_killed_goes_on_with_the_next_item(monkeypatch, t
         with store.open("ab") as file:
             file.write(b'{"key": "cut')  # a kill in the middle of a line
     asked = []
-    answer = ClosedBook.answer
-    monkeypatch.setattr(ClosedBook, "answer", lambda book, part: asked.extend(part) or answer(book, part))
+    ask = ClosedBook.ask
+    monkeypatch.setattr(ClosedBook, "ask", lambda book, part: asked.extend(part) or ask(book, part))
     resumed = evaluate_model(tiny_model, tiny_model, settings, lambda *_: None, (), store)
     assert asked == [], "all six questions were answered before the last kill"
     assert [row["answer"] for row in resumed["answers"]] == [row["answer"] for row in whole["answers"]]
@@ -240,6 +241,47 @@ def test_the_distance_from_the_base_is_measured_on_new_and_on_general_text(tiny_
     found = evaluate_model(tmp_path / "changed", tiny_model, settings, lambda *_: None, PASSAGES)["divergence"]
     assert {name: block["n"] for name, block in found.items()} == {"new_text": 2, "general_text": 2}
     assert all(block["kl"] > 0 for block in found.values())
+
+
+def test_a_text_is_read_once_for_its_likelihood_and_its_distance(monkeypatch, tiny_model, tmp_path):
+    load_model(tiny_model).save_pretrained(tmp_path / "copy")
+    read: list[str] = []
+    monkeypatch.setattr(
+        "active_reading.eval.evaluate.text_scores",
+        lambda _, __, texts, ___, base: read.extend(texts) or [TextScores(2.0, 0.5 if base else None)] * len(texts),
+    )
+    settings = EvaluateSettings(general_limit=3, divergence_texts=100)
+    scores = evaluate_model(tmp_path / "copy", tiny_model, settings, lambda *_: None)
+    assert scores["divergence"]["general_text"] == {"n": 40, "kl": 0.5, "kl_se": 0.0}
+    assert scores["retention"]["general_text"]["n"] == 3
+    assert sorted(read) == sorted([*general_text(), *docstrings()[:3]])
+
+
+def test_the_distance_of_an_adapter_needs_no_second_model(monkeypatch, tiny_model, tmp_path):
+    """A trained LoRA against the same weights as a full model."""
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(load_model(tiny_model), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    torch.manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.merge_and_unload().save_pretrained(tmp_path / "whole")
+    loaded: list[str] = []
+    load = evaluate_module.load_model
+    monkeypatch.setattr(
+        evaluate_module, "load_model", lambda path, *how: loaded.append(str(path)) or load(path, *how)
+    )
+    settings = EvaluateSettings(general_limit=1, divergence_texts=2)
+    found = {
+        name: evaluate_model(tmp_path / name, tiny_model, settings, lambda *_: None, PASSAGES)["divergence"]
+        for name in ("adapter", "whole")
+    }
+    assert loaded == [str(tmp_path / "adapter"), str(tmp_path / "whole"), str(tiny_model)]
+    for name, block in found["whole"].items():
+        assert found["adapter"][name] == pytest.approx(block, rel=1e-4), name
+        assert block["kl"] > 0.01
 
 
 def test_a_model_without_a_tokenizer_is_named(tiny_model, tmp_path):

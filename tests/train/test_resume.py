@@ -11,6 +11,7 @@ from training import WARMED, Run, read_metrics, same, train
 
 from active_reading.train import student
 from active_reading.train.load import load_model
+from active_reading.train.loop import Loop
 from active_reading.train.settings import LearningRates
 
 
@@ -72,6 +73,15 @@ def test_a_training_that_died_ends_as_if_it_had_not(tiny_model, tmp_path, method
         summary.pop("seconds")
     assert part.summary == whole.summary
     assert {path.name for path in part.folder.iterdir()} == {path.name for path in whole.folder.iterdir()}
+
+
+def test_a_training_of_fewer_steps_than_a_checkpoint_writes_none(monkeypatch, tiny_model, tmp_path):
+    written: list[int] = []
+    monkeypatch.setattr(Loop, "_save_checkpoint", lambda loop, *_: written.append(loop.state.global_step))
+    steps = train(tiny_model, "full", tmp_path / "one", num_tokens=200, checkpoint_steps=100).summary["steps"]
+    assert written == []
+    train(tiny_model, "full", tmp_path / "two", num_tokens=200, checkpoint_steps=2)
+    assert written[-1] == steps, "with checkpoints, there is one after the last step"
 
 
 def test_a_training_that_died_while_it_saved_its_result_only_saves_it_again(tiny_model, tmp_path):
