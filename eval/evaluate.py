@@ -150,7 +150,7 @@ class _Asked:
         missing = list({key: q for q, key in keys.items() if self.store.get(key) is None}.values())
         tell(len(asked) - len(missing))
         # Little padding, and together what stands behind one passage: a batch reads it once.
-        missing.sort(key=lambda q: (len(q.context), q.context, len(q.question)))
+        missing.sort(key=lambda q: (len(q.context), q.context, self.num_tokens(f"{q.question} {q.answers[0]}")))
         plain, behind = ([q for q in missing if bool(q.context) is read] for read in (False, True))
         size = self.settings.batch_size
         for batch in (*batched(plain, size), *batched(behind, max(1, size // 2))):  # passages are long
