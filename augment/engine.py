@@ -249,9 +249,9 @@ def _echo_json(text: str) -> str:
 
 
 def _echo(prompt: str, seed: int) -> str:
-    instruction, _, text = prompt.partition("Text:\n")
-    if not instruction:
-        text, _, instruction = text.rpartition("\n\n")
+    instruction, marker, text = prompt.partition("Text:\n")
+    if not (instruction and marker):
+        text, _, instruction = prompt.removeprefix("Text:").rpartition("\n\n")
     text = text.partition("\n\nStudy strategy:")[0]
     text, _, question = text.partition("\n\nQuestion: Complete the fact: ")
     sentences = [s.strip(" .") for s in text.replace("\n", " ").split(". ") if s.strip(" .")]
