@@ -5,10 +5,12 @@ from pathlib import Path
 from active_reading.eval.grade import MOST_TRIED
 from active_reading.eval.questions import read_questions
 from active_reading.flows import stages
+from active_reading.flows.asking import identity
 from active_reading.flows.models import resolve_model
 from active_reading.flows.pipeline import prepare
 from active_reading.flows.progress import Progress
 from active_reading.flows.settings import Study
+from active_reading.flows.stage_files import with_titles
 from active_reading.train.sweep import variants
 
 
@@ -24,12 +26,12 @@ def estimate(study: Study, num_sampled: int) -> str:
     prepare(study)
     model = resolve_model(study.model)
     documents = stages.ingest(study)
-    chunks = stages.with_titles(stages.chunk(study, documents), documents)
+    chunks = with_titles(stages.chunk(study, documents), documents)
     with Progress("estimate") as progress:
         found = sampling.estimate(
             chunks,
             study.generate,
-            stages.identity(study, model),
+            identity(study, model),
             Ledger(study.root / stages.LEDGER),
             lambda: make_engine(study.generate, model.folder),
             progress,

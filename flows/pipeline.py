@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from active_reading.flows import stages
+from active_reading.flows import asking, learning, stages
 from active_reading.flows.check import check_study
 from active_reading.flows.fetch import fetch_questions
 from active_reading.flows.output import open_output
@@ -49,8 +49,8 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
         return chunks.folder
     made_questions, asked = None, study
     if study.evaluate.make_questions:
-        made_questions = task(stages.questions, "questions")(study, documents, chunks)
-        asked = stages.with_questions(study, made_questions)
+        made_questions = task(asking.questions, "questions")(study, documents, chunks)
+        asked = asking.with_questions(study, made_questions)
     if until == "questions":
         if made_questions is None:
             raise ValueError("no questions are made: set evaluate.make_questions to how many a document at most")
@@ -61,7 +61,7 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     filtered = task(stages.filter_, "filter")(study, documents, chunks, generations)
     if until == "filter":
         return filtered.folder
-    judged = task(stages.judge, "judge")(study, chunks, filtered) if study.judge.is_on else filtered
+    judged = task(asking.judge, "judge")(study, chunks, filtered) if study.judge.is_on else filtered
     if until == "judge":
         return judged.folder
     distinct = task(stages.dedupe, "dedupe")(study, chunks, judged)
@@ -79,17 +79,17 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     for data in study.train.data:
         for variant in variants(study.train):
             name = f"{data}-{variant.method}{variant.label}"
-            trained[name] = task(stages.train, f"train {name}")(study, dataset, data, variant)
+            trained[name] = task(learning.train, f"train {name}")(study, dataset, data, variant)
             made[name] = data, variant
     if until == "train":
         return study.root
     scored = {
-        name: task(stages.evaluate, f"evaluate {name}")(asked, chunks, documents, step, name)
+        name: task(learning.evaluate, f"evaluate {name}")(asked, chunks, documents, step, name)
         for name, step in trained.items()
     }
     if until == "evaluate":
         return study.root
-    graded = task(stages.grade, "grade")(study, scored) if study.evaluate.grade else None
+    graded = task(asking.grade, "grade")(study, scored) if study.evaluate.grade else None
     if until == "grade" and graded:
         return graded.folder
     steps = {

@@ -14,9 +14,11 @@ from active_reading.augment.limits import PriceSettings
 from active_reading.eval.grade import with_grades
 from active_reading.eval.questions import evenly
 from active_reading.flows.browser import CHUNK, browse
+from active_reading.flows.learning import SHARING
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import Study
-from active_reading.flows.stages import SAMPLES, SHARING, funnel, generator_facts, read_lines
+from active_reading.flows.stage_files import SAMPLES, read_lines
+from active_reading.flows.stages import funnel, generator_facts
 from active_reading.flows.steps import Step
 from active_reading.train.sweep import Variant
 

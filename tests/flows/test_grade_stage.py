@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from active_reading.augment.ledger import Ledger
-from active_reading.flows import stages
+from active_reading.flows import asking
 from active_reading.flows.pipeline import run_plain
 from active_reading.flows.settings import Study, load_study
 from active_reading.flows.steps import read_step
@@ -111,7 +111,7 @@ def test_answers_in_the_words_of_the_accepted_ones_are_right(project, tiny_model
     steps = {"base": read_step(next((project / "out").glob("evaluate-base-*")))}
     steps["naive-full"] = read_step(samples.parent)
     samples.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    step = stages.grade(study_in(project, tiny_model), steps)
+    step = asking.grade(study_in(project, tiny_model), steps)
     given = {row["answer"]: (row["grade"], row["p_yes"]) for row in lines_of(step.folder / "grades.jsonl")}
     assert given["of copper"] == (1.0, 0.5)
     assert given["eight"] == (0.0, 0.0)
@@ -183,8 +183,8 @@ def test_a_wrong_setting_is_refused_before_anything_runs(project, tiny_model, ov
 def test_a_grader_at_an_endpoint_is_known_by_its_name_there(project, tiny_model):
     endpoint = "generate.endpoint={url: http://localhost:1/v1, model: writer, revision: may}"
     study = study_in(project, tiny_model, "generate.engine=endpoint", endpoint, "evaluate.grade=org/Large")
-    asked = stages.asked_model(study, study.evaluate.grade)
+    asked = asking.asked_model(study, study.evaluate.grade)
     assert asked.settings.endpoint.model == "org/Large"
     assert (asked.identity.name, asked.identity.revision) == ("org/Large", "endpoint may")
-    assert stages.asked_model(study, "").identity.name == "writer"
+    assert asking.asked_model(study, "").identity.name == "writer"
     assert study.generate.endpoint.model == "writer"

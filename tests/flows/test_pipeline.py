@@ -16,7 +16,7 @@ import pytest
 
 from active_reading.augment.engine import TOO_LONG, Completion, EchoEngine
 from active_reading.augment.ledger import Ledger
-from active_reading.flows import stages
+from active_reading.flows.models import resolve_model
 from active_reading.flows.pipeline import run_plain
 from active_reading.flows.settings import Study, load_study
 from active_reading.flows.steps import MANIFEST, read_step
@@ -526,7 +526,7 @@ def test_the_name_of_a_template_hides_no_input_of_its_step(tiny_model, tmp_path,
     use = f"generate.templates=[{{template: {own_template(folder, name)}}}]"
     step = run_plain(study_in(folder, tiny_model, use), "generate")
     inputs = json.loads((step / MANIFEST).read_text())["inputs"]
-    assert inputs["model"] == stages.resolve_model(str(tiny_model)).revision
+    assert inputs["model"] == resolve_model(str(tiny_model)).revision
     assert inputs["documents"] == read_step(only(folder, "ingest-*")).digest
     assert inputs["chunks"] == read_step(only(folder, "chunk-*")).digest
 

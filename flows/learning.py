@@ -1,0 +1,111 @@
+"""Stages that make models and measure them: train and evaluate."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from active_reading.augment.identity import content_hash, file_hash
+from active_reading.flows.check import WHOLE
+from active_reading.flows.models import cache_folder, resolve_model
+from active_reading.flows.progress import Progress
+from active_reading.flows.settings import Study
+from active_reading.flows.stage_files import SAMPLES, make_step, with_titles, write_lines
+from active_reading.flows.steps import Step
+from active_reading.train.sweep import Variant
+
+logger = logging.getLogger(__name__)
+SHARING = "slot_sharing.json"  # in the folder of an evaluation
+ANSWERS = 2  # goes up when the same model would answer otherwise: prompts, decoding, likelihoods
+
+
+def train(study: Study, dataset: Step, data: str, variant: Variant) -> Step:
+    """Train the study's model with one method and setting on one of `train.data`.
+
+    Raises ValueError when no text of the wanted templates is left.
+    """
+    model = resolve_model(study.model)
+    part = {"naive": "chunks"}.get(data, "text")
+    rows = pl.scan_parquet(dataset.folder / "data" / part / "*.parquet").select("text", "chunk_id", "template")
+    content = dataset.summary["content"][part]
+    if data not in WHOLE:
+        rows = rows.filter(pl.col("template").is_in(data.split("+")))
+        content = content_hash(rows.select("text").collect()["text"].to_list())
+    name = f"{data}-{variant.method}{variant.label}"
+
+    def build(folder: Path) -> dict[str, Any]:
+        from active_reading.train.trainer import train_model
+
+        chosen_rows = rows.collect()
+        texts, chunks = chosen_rows["text"].to_list(), chosen_rows["chunk_id"].to_list()
+        if not texts:
+            raise ValueError(f"train.data={data}: the data set has no text of it")
+        with Progress(f"train {name}") as progress:
+            return train_model(
+                texts,
+                str(model.folder),
+                method,
+                chosen,
+                folder,
+                progress,
+                groups=chunks,
+                memories=study.root / "memories",
+            )
+
+    chosen, method = variant.settings, variant.method
+    settings = chosen.decisive(method) | {"data": data}
+    # The rows alone: what the card says (of the evaluation, too) makes no other model.
+    inputs = {"dataset": content, "model": model.revision}
+    if chosen.background:
+        inputs["background"] = file_hash(Path(chosen.background))
+    return make_step(study, "train", settings, inputs, build, label=f"train-{name}", resumable=True)
+
+
+def evaluate(study: Study, chunks: Step, documents: Step, trained: Step | None, name: str = "base") -> Step:
+    """Score a trained model, or the untouched one; what it has answered before is not asked again."""
+    model = resolve_model(study.model)
+
+    def build(folder: Path) -> dict[str, Any]:
+        from active_reading.eval.evaluate import evaluate_model
+
+        answers = (study.root if trained else cache_folder()) / "answers"
+        with Progress(f"evaluate {name}") as progress:
+            scores = evaluate_model(
+                trained.folder if trained else model.folder,
+                model.folder,
+                study.evaluate,
+                progress,
+                _passages(chunks, documents),
+                answers / f"{content_hash('answers', ANSWERS, model.revision, trained and trained.digest)}.jsonl",
+                folder / "lm_eval",
+            )
+        for rows, file_name in (("answers", SAMPLES), ("kept", "retention.jsonl")):
+            write_lines(folder / file_name, scores.pop(rows))
+        (folder / SHARING).write_text(json.dumps(scores.pop("slot_sharing")), encoding="utf-8")
+        (folder / "results.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
+        return scores
+
+    questions = study.evaluate.questions
+    inputs = {"model": model.revision, "trained": trained.digest if trained else "base", "chunks": chunks.digest}
+    if questions:
+        if not Path(questions).is_file():
+            raise ValueError(f"evaluate.questions={questions}: no such file")
+        inputs["questions"] = file_hash(Path(questions))
+    for use in study.evaluate.tasks:
+        inputs |= {f"task {use.name} {path.suffix}": file_hash(path) for path in use.files}
+    settings = study.evaluate.model_dump(exclude={"questions", "make_questions", "batch_size", "tasks", "grade"})
+    settings["tasks"] = [use.model_dump(exclude={"data"}) for use in study.evaluate.tasks]
+    return make_step(study, "evaluate", settings, inputs, build, label=f"evaluate-{name}")
+
+
+def _passages(chunks: Step, documents: Step) -> list[Any]:
+    """The chunks, each with the names that a question may give its document."""
+    from active_reading.eval.ceilings import Passage
+
+    rows = with_titles(chunks, documents).select("text", "document_id", "title", "source").rows()
+    return [
+        Passage(text, frozenset(name for name in (*names, source, Path(source).name) if name), source)
+        for text, *names, source in rows
+    ]
