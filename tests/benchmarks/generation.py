@@ -88,13 +88,14 @@ def main() -> None:
         llm = bare_engine(vllm, str(folder), arguments.max_num_seqs)
         engine = our_engine(vllm, llm, str(folder), arguments.max_num_seqs)
         ratios, speeds, cpu_ratios = compare(llm, engine, chunks, settings, work, rounds)
+        dtype = our_arguments(vllm, str(folder), arguments.max_num_seqs)["dtype"]
         messages = [request["messages"] for request in asked(engine, chunks, settings)]
         (work / "messages.json").write_text(json.dumps(messages), encoding="utf-8")
         del engine
         llm.llm_engine.engine_core.shutdown()
         del llm
         alone = [*command, "--alone", "--chunks", str(num_chunks)]
-        peers = {name: over_peer(name, arguments.peers, work / "messages.json", alone) for name in PEERS}
+        peers = {name: over_peer(name, arguments.peers, work / "messages.json", alone, dtype) for name in PEERS}
     result = {
         "over_bare_vllm": round(statistics.median(ratios), 3),
         "prefix_hit_share": hits["as shipped, chunks of 96, by chunk"],
@@ -105,6 +106,7 @@ def main() -> None:
         "hit_shares": hits,
         "peers": peers,
         "requests": 10 * num_chunks,
+        "dtype": dtype,
     }
     print(json.dumps(result))
 
@@ -130,8 +132,8 @@ def ten_templates(folder: Path, with_examples: bool, max_num_seqs: int) -> Gener
     return GenerateSettings(templates=uses, max_num_seqs=max_num_seqs, max_model_len=MAX_MODEL_LEN)
 
 
-def bare_engine(vllm: Any, model: str, max_num_seqs: int) -> Any:
-    """`vllm.LLM` with the arguments that our engine gives to vLLM, and a cache that holds a part of the corpus."""
+def our_arguments(vllm: Any, model: str, max_num_seqs: int) -> dict[str, Any]:
+    """What our engine gives to vLLM on this machine."""
     taken = {}
 
     def take(arguments: Any) -> Any:
@@ -147,6 +149,11 @@ def bare_engine(vllm: Any, model: str, max_num_seqs: int) -> Any:
         pass
     finally:
         vllm.LLMEngine.from_engine_args = real
+    return taken
+
+
+def bare_engine(vllm: Any, model: str, max_num_seqs: int) -> Any:
+    """`vllm.LLM` with the arguments that our engine gives to vLLM, and a cache that holds a part of the corpus."""
     blocks = (max_num_seqs + 8) * 384 // SHARED_BLOCK
     return vllm.LLM(
         model=model,
@@ -154,7 +161,7 @@ def bare_engine(vllm: Any, model: str, max_num_seqs: int) -> Any:
         max_num_seqs=max_num_seqs,
         num_gpu_blocks_override=blocks,
         disable_log_stats=True,
-        **taken,
+        **our_arguments(vllm, model, max_num_seqs),
     )
 
 
@@ -333,13 +340,16 @@ if __name__ == "__main__":
 """
 
 
-def over_peer(name: str, peers: Path | None, messages: Path, alone: list[str]) -> dict[str, Any]:
-    """Our tokens a second over the peer's, each alone on the machine, in the order ours, peer, peer, ours."""
+def over_peer(name: str, peers: Path | None, messages: Path, alone: list[str], dtype: str) -> dict[str, Any]:
+    """Our tokens a second over the peer's, each alone on the machine, in the order ours, peer, peer, ours.
+
+    In the precision that is ours on this machine, too.
+    """
     python = peers / name / "bin" / "python" if peers else None
     if python is None or not python.is_file():
         return {"missing": f"no environment for {name}: see --help for how to make one, and give --peers FOLDER"}
     model, max_num_seqs = alone[alone.index("--model") + 1], int(alone[alone.index("--max-num-seqs") + 1])
-    engine = {"max_model_len": MAX_MODEL_LEN, "max_num_seqs": max_num_seqs, "dtype": "float32"}
+    engine = {"max_model_len": MAX_MODEL_LEN, "max_num_seqs": max_num_seqs, "dtype": dtype}
     theirs = [
         str(python),
         "-c",
