@@ -17,8 +17,9 @@ _NUMBER = rf"(?:\d[\d,.]*|\b(?:{_WORDS})\b)"
 _DOUBT = "|".join(
     [
         r"[^\x20-\x7e\n\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u017f\u2013\u2014]",  # signs other than Latin ones
-        r"[\"_]|(?i:\b(?:not|never|cannot|half)\b|n't\b)",  # a quotation, a denial
-        rf"(?i:(?:{_NUMBER}|\b(?:one|two)\b)[ -]+(?:and )?{_NUMBER})",  # "80 000", "two hundred and five"
+        r"[\"_$]|(?i:\b(?:not|never|cannot|half)\b|n't\b)",  # a quotation, a currency, a denial
+        rf"(?i:(?:{_NUMBER}|\b(?:one|two)\b)[ -]+(?:and )?(?:{_NUMBER}|\b(?:one|two)\b))",  # "80 000", "forty-one"
+        rf"(?i:\d(?:{_WORDS}))",  # "5million"
         rf"(?i:\b(?:one|two)[ -]?(?:{'|'.join(unit for unit in UNITS if unit != '%')})\b)",
     ]
 )

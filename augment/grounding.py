@@ -18,7 +18,8 @@ PEOPLES = [
     for row in (
         "america american americans states us usa, britain british uk, france french, spain spanish, greece greek "
         "greeks, netherlands dutch holland, denmark danish danes, turkey turkish turks, poland polish poles, "
-        "wales welsh, germany german germans, sweden swedish swedes, switzerland swiss, scotland scottish "
+        "wales welsh, norway norwegian norwegians, finland finnish finns, portugal portuguese, rome roman romans, "
+        "germany german germans, sweden swedish swedes, switzerland swiss, scotland scottish "
         "scots, ireland irish"
     ).split(",")
 ]
@@ -35,7 +36,7 @@ OPENERS = frozenset(
     those though through throughout thus to today together two under unlike until upon use using was we well were
     what when where whereas which while who whom whose why with within without would yes yet you your
     adults almost approximately around born built children completed created discovered finished founded houses
-    men opened people published roughly situated visitors women written""".split()
+    dr mr mrs ms mt prof st men opened people published roughly situated visitors women written""".split()
 )
 # The end of what stands before a sentence, a line or a cell of a table.
 _OPENS = re.compile(r"(?:^|[.!?:|\n])[\s\"'(*#|>_\u201c\u2013\u2014-]*\Z")
@@ -44,12 +45,16 @@ _DENIAL = re.compile(r"\b(?:not(?! only)|never|cannot|\w+n't)\b", re.IGNORECASE)
 # What a rewrite may turn into a "not": "only two", "without", "failed to", "unknown", "but".
 _RESTRICTION = re.compile(
     r"\b(?:no|not|none|nor|never|neither|nobody|nothing|cannot|\w+n't|only|without|before|until|but|except|fail\w*|lack\w*"
-    r"|refus\w*|lost|avoid\w*|rather|instead|although|though|despite|un\w+|im\w+less|\w+less|free|rare\w*|hardly)\b",
+    r"|refus\w*|lost|avoid\w*|rather|instead|although|though|despite|un(?!der|it|ivers|ion|ique|cle)\w+|im\w+less|\w+less|free|rare\w*|hardly)\b",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
-_LIST_MARKER = re.compile(r"^\W*(?:\d{1,2}[.)]|\w+ \d{1,2}[:)])\s", re.MULTILINE)
-_OF_A_PLACE = re.compile(r"(\w{4,}?)(?:ese|ian|ean|an|ish|ic)s?")
+_LIST_MARKER = re.compile(
+    rf"^\W*(?:\d{{1,2}}[.)]|(?!(?:{'|'.join(month[:3] for month in MONTHS)}))\w+ \d{{1,2}}[:)])\s",
+    re.MULTILINE | re.IGNORECASE,
+)
+_HEADING = re.compile(r"^\s*#.*", re.MULTILINE)
+_OF_A_PLACE = re.compile(r"(\w{4,}?)(?:ese|ian|ean|an|ish|ic|n|i)s?")
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Source:
     def words(self) -> set[str]:
         """Every word in the forms in which a text may use it."""
         known = {form for word in _WORD.findall(self.context) for form in _forms(word)}
-        known |= {month[:3] for month in MONTHS if month in known}
+        known |= {month[:length] for month in MONTHS if month in known for length in (3, 4)}
         return known.union(*(peoples for peoples in PEOPLES if known & peoples))
 
     @cached_property
@@ -107,13 +112,17 @@ class Source:
 def names(text: str) -> list[str]:
     """Capitalised words in order, without plain words that open a sentence, and without single letters."""
     text = plain(text)
+    headings = [match.span() for match in _HEADING.finditer(text)]
     return [
         match.group()
         for match in _WORD.finditer(text)
         if _is_capitalised(match.group())
         and match.group().casefold() not in OPENERS
         and not (len(match.group()) == 1 and text[match.end() : match.end() + 1] in (":", "."))
-        and not (_OPENS.search(text, 0, match.start()) and is_plain(match.group()))
+        and not (
+            (_OPENS.search(text, 0, match.start()) or any(a <= match.start() < b for a, b in headings))
+            and is_plain(match.group())
+        )
     ]
 
 
@@ -193,7 +202,8 @@ def _spelled_out(text: str, source: Source) -> set[str]:
 def _wrong_unit(text: str, source: Source) -> str | None:
     """A number that the source gives with other units only: "4.6 feet" where it has "4.6 metres"."""
     known = source.units
-    return next((f"{v} {unit}" for v, unit in measures(text) if v in known and unit not in known[v]), None)
+    found = ((value, unit) for value, unit in measures(text) if value != "1")  # "one year" is also "a year"
+    return next((f"{value} {unit}" for value, unit in found if value in known and unit not in known[value]), None)
 
 
 def _invented_quote(text: str, source: Source) -> str | None:

@@ -82,11 +82,14 @@ def rows_to_documents(
             yield SkippedFile(place, "empty text")
         else:
             title = row.get(columns.title)
-            title = title.strip() or None if isinstance(title, str) else None
+            title = normalize_lines(title).strip() or None if isinstance(title, str) else None
             yield Parsed(place, title, normalize_lines(text))
 
 
 def normalize_lines(text: str) -> str:
+    """Plain line ends; half a surrogate pair, which JSON may hold and no file can, becomes U+FFFD."""
+    if not text.isascii():
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -37,12 +37,14 @@ centimeter centimeters cm; millimetre millimetres millimeter millimeters mm; mil
 inches; yard yards; litre litres liter liters; gallon gallons; gram grams g; kilogram kilograms kg; tonne
 tonnes ton tons; ounce ounces; second seconds; minute minutes; hour hours; day days; week weeks; month
 months; year years; decade decades; century centuries; dollar dollars; euro euros; pound pounds; crown
-crowns; degree degrees
+crowns; degree degrees; acre acres; hectare hectares ha; megabyte megabytes mb; gigabyte gigabytes gb
 """
 UNITS = {word: group.split()[0] for group in _UNIT_WORDS.split(";") for word in group.split()}
 _MEASURE = re.compile(
     rf"(?P<number>\d[\d,]*(?:\.\d+)?|\b(?:{'|'.join(NUMBER_WORDS)}))[ -]?(?P<unit>%|(?:{'|'.join(UNITS)})\b)"
 )
+_MONEY = re.compile(r"(?P<sign>[$\u20ac\u00a3])\s?(?P<number>\d[\d,]*(?:\.\d+)?)(?P<times> (?:million|billion))?")
+_SIGNS = {"$": "dollar", "\u20ac": "euro", "\u00a3": "pound"}
 _TOKEN = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|[^\W\d_]+")
 _GROUPS = re.compile(r"\b(\d{1,3})((?: \d{3})+)\b(?!,)")  # "80 000"
 _HALF = re.compile(rf"\b(\d+|{'|'.join(_ONES)}) and a half\b", re.IGNORECASE)
@@ -51,7 +53,9 @@ _YEAR_RANGE = re.compile(r"\b(\d\d)\d\d[-/\u2013](\d\d)\b")
 # What may be said of the numbers of a source without being one of them.
 _DECADE = re.compile(r"\b(\d{2,3}0)s\b")
 _SHORT_YEAR = re.compile(r"(?<!\w)'(\d\d)(s?)\b")
-_YEARS = re.compile(r"\b([\w-]+(?: and [\w-]+|[ -][\w-]+)?)[ -]years?\b", re.IGNORECASE)
+_YEARS = re.compile(
+    r"\b([\w-]+(?: and [\w-]+|[ -][\w-]+)?)[ -]years?\b|\b(?:aged|age of|age) ([\w-]+)", re.IGNORECASE
+)
 _SAID = rf"(?:\d[\d,.]*|{'|'.join(NUMBER_WORDS)})"
 _ROUNDED = re.compile(
     r"\b(?:about|almost|nearly|around|approximately|roughly|some|over|under|(?:more|fewer|less) than|close to|up to"
@@ -80,9 +84,13 @@ def numbers(text: str) -> set[str]:
 
 def measures(text: str) -> Iterator[tuple[str, str]]:
     """(value, unit) of every number with a unit behind it; a unit in all its spellings is one."""
-    for match in _MEASURE.finditer(plain(text).casefold()):
+    text = plain(text).casefold()
+    for match in _MEASURE.finditer(text):
         for value in numbers(match["number"]):
             yield value, UNITS[match["unit"]]
+    for match in _MONEY.finditer(text):
+        for value in numbers(match["number"] + (match["times"] or "")):
+            yield value, _SIGNS[match["sign"]]
 
 
 def known_numbers(source: str) -> set[str]:
@@ -113,7 +121,7 @@ def derived_numbers(text: str, known: set[str]) -> set[str]:
             derived |= numbers(match[1])
     apart = {str(abs(a - b)) for a in years for b in years if a != b}
     for match in _YEARS.finditer(text):
-        derived |= numbers(match[1]) & apart
+        derived |= numbers(match[1] or match[2]) & apart
     for match in _ROUNDED.finditer(text):
         derived |= {said for said in numbers(match[1]) if any(_rounds(Decimal(said), value) for value in values)}
     return derived

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 SUFFIXES = (".txt", ".md", ".html", ".htm", ".pdf", ".docx", ".jsonl", ".parquet", ".csv")
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 # Questions that a study is evaluated on lie beside its documents under this name: never a document.
+OUTPUT = ".locks"  # what the output folder of a study holds: it is no corpus, even inside one
 QUESTIONS = "questions.jsonl"
 _KINDS = f"documents are {', '.join(SUFFIXES)}, each also with {', '.join(COMPRESSIONS)}"
 
@@ -64,7 +65,7 @@ def is_url(path: str) -> bool:
 
 
 def find_files(path: str) -> tuple[list[SourceFile], list[SkippedFile]]:
-    """Every file with a known suffix, hidden ones left out; also the subfolders that cannot be listed.
+    """Every file with a known suffix but hidden ones and our own output; also subfolders that cannot be listed.
 
     Links to folders are followed, each folder once. Raises ValueError when there is no such file.
     """
@@ -95,6 +96,9 @@ def _walk(root: Path) -> tuple[list[Path], list[OSError]]:
     unlisted: list[OSError] = []
     seen = {os.path.realpath(root)}
     for folder, subfolders, names in os.walk(root, onerror=unlisted.append, followlinks=True):
+        if OUTPUT in subfolders:
+            subfolders[:] = []
+            continue
         visible = sorted(name for name in subfolders if not name.startswith("."))
         targets = {os.path.realpath(Path(folder, name)): name for name in reversed(visible)}
         subfolders[:] = sorted(name for target, name in targets.items() if target not in seen)

@@ -129,6 +129,10 @@ def _checked(place: str, question: Any, answers: list[Any], document: Any, kind:
     if not answers or not all(isinstance(answer, (str, int, float)) and str(answer).strip() for answer in answers):
         raise ValueError(f"{place}: 'answers' must hold at least one non-empty answer, and only texts and numbers")
     texts = tuple(str(answer) for answer in answers)
+    try:
+        "".join((str(question), *texts)).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place}: holds half a surrogate pair, which is no character ({error.reason})") from error
     for text in texts:
         if not normalize_answer(text):
             raise ValueError(

@@ -19,11 +19,12 @@ import yaml
 from filelock import FileLock, Timeout
 
 from active_reading.augment.identity import content_hash, file_hash
+from active_reading.augment.sources import OUTPUT
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
-LOCKS = ".locks"
+LOCKS = OUTPUT
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,14 @@ from active_reading.augment.grounding import Source, ungrounded_word
 
 SOURCE = Source(
     "Orsella Vantrill was a botanist from Karvelmoor. In 1921 she named eleven mosses, 4,200 sheets of which fill "
-    "12.5 metres of shelf. It's open two days a week; the moss library of Threnwick has 3-metre ladders.",
+    "12.5 metres of shelf. It's open two days a week; the moss library of Threnwick has 3-metre ladders for forty "
+    "men and 5 mice.",
     "The Threnwick herbarium",
 )
-PIECES = """Orsella Vantrill Vantrill's Karvelmoor 1921 1922 eleven twelve twenty-one 4,200 4200 42 12.5 metres
-feet days % two one hundred and Filled Deepest Zora It's It They never not "the moss" half 12,5 1 2 B52 4B
+PIECES = """Orsella Vantrill Vantrill's Karvelmoor 1921 1922 eleven twelve twenty-one 5million forty-one
+forty -one $12.5 4,200 4200 42 12.5 metres feet days
+% two one hundred and Filled Deepest Zora It's It They never
+not "the moss" half 12,5 1 2 B52 4B
 \u00c9lodie \u0141 80 000 3 In
 The moss of - . : , ; ' ! ? | * # ( ) \n \u2019 \u2013 ladders 3-metre 1920s US""".split()
 

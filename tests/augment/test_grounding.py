@@ -126,6 +126,15 @@ def test_the_first_invented_number_or_name_is_named(text, source, word):
         ("The owl doesn't sleep.", "The owl sleeps.", "doesn't"),
         ("It is not only old.", "It is old.", None),
         ("It did not sleep until noon.", "It slept only after noon.", None),
+        ("The owl never sleeps.", "The university united under an owl.", "never"),
+        ("It cost $500.", "It cost \u00a3500.", "500 dollar"),
+        ("It cost 500 dollars.", "It cost $500.", None),
+        ("One year went.", "One day a year went.", None),
+        ("March 14: the owl woke.", "In March the owl woke.", "14"),
+        ("Fact 2: the owl woke.", "In March the owl woke.", None),
+        ("## Key Points\nThe owl woke.", "The owl woke.", None),
+        ("## Zora\nThe owl woke.", "The owl woke.", "Zora"),
+        ("A Norwegian and a Cuban owl", "An owl of Norway and one of Cuba", None),
     ],
 )
 def test_units_quotations_and_denials_are_those_of_the_source(text, source, word):

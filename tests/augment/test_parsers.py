@@ -150,6 +150,15 @@ def test_a_bad_line_of_json_is_skipped_with_its_number_and_the_rest_goes_on(tmp_
     }
 
 
+def test_half_a_surrogate_pair_in_json_is_replaced_and_the_row_kept(tmp_path):
+    lines = ['{"text": "An owl \\ud800 sleeps.", "title": "\\udc00wl"}', '{"text": "Moss \\ud83d\\ude00 grows."}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    documents, skipped = read_documents(IngestSettings(path=str(tmp_path)))
+    assert documents["text"].to_list() == ["An owl \ufffd sleeps.", "Moss \U0001f600 grows."]
+    assert documents["title"][0] == "\ufffdwl"
+    assert not skipped
+
+
 def test_tables_give_a_document_a_row_from_the_columns_named(tmp_path):
     rows = {"body": ["The owl sleeps.", "The heron\nfishes."], "head": ["Owl", "Heron"], "size": [1, 2]}
     out = io.StringIO()

@@ -46,6 +46,7 @@ def test_a_source_knows_more_numbers_than_it_writes(source, values):
         ("in '72", {"1973"}, set()),
         ("eleven years later", {"1790", "1801"}, {"11"}),
         ("a 24-year wait", {"1907", "1931"}, {"24"}),
+        ("he died aged 62", {"1850", "1912"}, {"62"}),
         ("eleven days later", {"1790", "1801"}, set()),
         ("almost a hundred metres", {"96"}, {"100"}),
         ("almost a hundred metres", {"86"}, set()),

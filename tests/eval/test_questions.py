@@ -71,6 +71,12 @@ def test_a_missing_file_is_named(tmp_path):
         read_questions(tmp_path / "none.jsonl")
 
 
+def test_a_question_with_half_a_surrogate_pair_is_named(tmp_path):
+    (tmp_path / "questions.jsonl").write_text('{"question": "Who \\ud800?", "answers": ["Zora"]}\n')
+    with pytest.raises(ValueError, match="questions.jsonl:1: holds half a surrogate pair"):
+        read_questions(tmp_path / "questions.jsonl")
+
+
 def test_a_file_without_questions_is_refused(tmp_path):
     with pytest.raises(ValueError, match="questions.jsonl is empty"):
         read_questions(write(tmp_path, "", " "))
