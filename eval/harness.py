@@ -16,6 +16,9 @@ from typing import Any
 from active_reading.eval.scores import mean_and_error
 from active_reading.eval.settings import TaskUse
 
+# Whole texts, in windows as long as the model's context, with the logits of every token: several windows of 8,192
+# tokens side by side take 20 GB.
+ROLLING = "loglikelihood_rolling"
 EXTRA = "lm-evaluation-harness is not installed: pip install 'active-reading[eval]', or leave evaluate.tasks out"
 Row = dict[str, Any]
 
@@ -45,11 +48,13 @@ def run_tasks(
     summaries: dict[str, Row] = {}
     rows: dict[str, list[Row]] = {}
     for use in tasks:
+        task, output_type = _loaded(use, manager)
+        wrapped.batch_size_per_gpu = 1 if output_type == ROLLING else batch_size
         with _quiet():
             tracker = EvaluationTracker(output_path=str(folder) if folder else None)
             found = harness.simple_evaluate(
                 wrapped,
-                tasks=[_loaded(use, manager)],
+                tasks=[task],
                 task_manager=manager,
                 use_cache=str(cache) if cache else None,
                 limit=use.limit or None,
@@ -87,22 +92,23 @@ def load_definition(use: TaskUse) -> dict[str, Any]:
     return config
 
 
-def _loaded(use: TaskUse, manager: Any) -> Any:
-    """What the harness takes as a task: a configuration, or a name."""
+def _loaded(use: TaskUse, manager: Any) -> tuple[Any, str]:
+    """What the harness takes as a task (a configuration, or a name), and what it asks of a model."""
     if use.definition is not None:
-        return load_definition(use)
+        config = load_definition(use)
+        return config, str(config.get("output_type"))
     if use.name not in manager.all_subtasks:
         raise ValueError(
             f"evaluate.tasks: lm-evaluation-harness has no task {use.name!r} (`lm_eval ls tasks` names them all)"
         )
     try:
-        manager.load([use.name])
+        loaded = manager.load([use.name])["tasks"]
     except (OSError, ValueError) as error:
         raise ValueError(
             f"evaluate.tasks: the data of {use.name} is not to be had ({' '.join(str(error).split())[:120]}): "
             "take one of our tasks that read a local file, or leave it out"
         ) from error
-    return use.name
+    return use.name, str(next(iter(loaded.values())).OUTPUT_TYPE)
 
 
 def _rows(samples: list[Row]) -> list[Row]:

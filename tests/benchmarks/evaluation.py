@@ -136,20 +136,22 @@ def difference_from_lm_eval(model: Path, names: list[str], limit: int) -> float:
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    from active_reading.eval.harness import load_definition, run_tasks
+    from active_reading.eval.harness import ROLLING, load_definition, run_tasks
     from active_reading.train.load import load_model, load_tokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         uses = task_uses(names, limit, Path(folder))
-        plain = lm_eval.simple_evaluate(
-            "hf",
-            model_args={"pretrained": str(model), "dtype": "float32", "device": "cpu"},
-            tasks=[load_definition(use) for use in uses],
-            task_manager=TaskManager(include_defaults=False),
-            limit=limit,
-            batch_size=8,
-            bootstrap_iters=0,
-        )["results"]
+        plain: dict[str, Any] = {}
+        for definition in (load_definition(use) for use in uses):
+            plain |= lm_eval.simple_evaluate(
+                "hf",
+                model_args={"pretrained": str(model), "dtype": "float32", "device": "cpu"},
+                tasks=[definition],
+                task_manager=TaskManager(include_defaults=False),
+                limit=limit,
+                batch_size=1 if definition["output_type"] == ROLLING else 8,
+                bootstrap_iters=0,
+            )["results"]
         run_tasks(
             load_model(model).eval(),
             load_tokenizer(model),

@@ -47,6 +47,21 @@ def ran(tiny_model: Path, uses: list[TaskUse], tmp_path_factory: pytest.TempPath
     return folder, *run(load_model(tiny_model).eval(), folder, uses)
 
 
+def test_windows_as_long_as_the_context_are_read_one_by_one(tiny_model, uses, tmp_path, monkeypatch) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    sizes = {}
+    for asked in ("loglikelihood_rolling", "generate_until"):
+        real = getattr(HFLM, asked)
+        told = lambda self, *rest, real=real, asked=asked, **more: (  # noqa: E731
+            sizes.setdefault(asked, self.batch_size),
+            real(self, *rest, **more),
+        )[1]
+        monkeypatch.setattr(HFLM, asked, told)
+    run(load_model(tiny_model).eval(), tmp_path, uses)
+    assert sizes == {"loglikelihood_rolling": 1, "generate_until": 2}
+
+
 def test_every_task_gives_the_numbers_that_the_harness_gives_by_itself(ran: Any, tiny_model, uses) -> None:
     """Against a model that the harness loads itself, without our wrapper, cache or rows."""
     import lm_eval
