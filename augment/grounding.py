@@ -80,6 +80,11 @@ class Source:
         return known.union(*(peoples for peoples in PEOPLES if known & peoples))
 
     @cached_property
+    def names(self) -> set[str]:
+        """The capitalised words, folded."""
+        return {word.casefold() for word in _WORD.findall(self.context) if _is_capitalised(word)}
+
+    @cached_property
     def units(self) -> dict[str, set[str]]:
         """Value -> the units that it has here."""
         known: dict[str, set[str]] = {}
@@ -180,7 +185,7 @@ def _is_known(name: str, source: Source) -> bool:
         return True
     folded = name.casefold()
     if match := _OF_A_PLACE.fullmatch(folded):  # "Chinese", "Italian": the same word up to its ending
-        return any(word.startswith(match[1]) and len(word) <= len(match[1]) + 3 for word in known)
+        return any(word.startswith(match[1]) and len(word) <= len(match[1]) + 3 for word in source.names)
     if any(f"{folded}{ending}" in known for ending in ("ism", "ist", "ists")) and len(folded) > 3:
         return True
     return name.isupper() and 2 <= len(name) <= 5 and folded in source.initials[len(name) == 2]

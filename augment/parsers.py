@@ -11,6 +11,7 @@ import html
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -20,6 +21,10 @@ from active_reading.augment.sources import SkippedFile, SourceFile
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _HEADING_TAG = re.compile(r"<h([1-6])>(.*?)</h\1>", re.DOTALL)
 _TAG = re.compile(r"</?(?:p|ul|ol|li|pre|br|a|h[1-6])\b[^>]*>")
+DEEPEST_PAGE = 5_000
+_NESTING_TAG = re.compile(
+    r"<(/?)(div|span|section|article|ul|ol|table|blockquote|b|i|em|strong|font|a)\b", re.IGNORECASE
+)
 _HTML_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _HTML_CHARSET = re.compile(rb"<meta[^>]+charset=[\"']?([\w-]+)", re.IGNORECASE)
 
@@ -49,7 +54,11 @@ def parse_file(file: SourceFile, columns: Columns) -> Iterator[Parsed | SkippedF
         with file.open() as stream:
             if file.suffix in _TABLES:
                 rows = _TABLES[file.suffix](stream, columns)
-                yield from rows_to_documents(file.source, rows, columns)
+                number = -1
+                for number, found in enumerate(rows_to_documents(file.source, rows, columns)):  # noqa: B007
+                    yield found
+                if number < 0:
+                    yield SkippedFile(file.source, "no rows")
             else:
                 yield _one_document(file, stream, columns)
     except OSError as error:
@@ -135,6 +144,16 @@ def decode(data: bytes) -> str:
         return str(found)
 
 
+def _depth(page: str) -> int:
+    """How deep elements of a page may be nested: of each name, most that are open at once, added up."""
+    depth, deepest = Counter[str](), Counter[str]()
+    for match in _NESTING_TAG.finditer(page):
+        name = match[2].lower()
+        depth[name] = max(0, depth[name] + (-1 if match[1] else 1))
+        deepest[name] = max(deepest[name], depth[name])
+    return deepest.total()
+
+
 def _read_html(data: bytes) -> tuple[str | None, str]:
     from resiliparse.extract.html2text import extract_plain_text
 
@@ -143,6 +162,8 @@ def _read_html(data: bytes) -> tuple[str | None, str]:
         page = data.decode(named[1].decode()) if named else decode(data)
     except (LookupError, UnicodeDecodeError):
         page = decode(data)
+    if _depth(page) > DEEPEST_PAGE:  # the parser takes the square of the depth, and hears no signal
+        raise ValueError(f"elements nested deeper than {DEEPEST_PAGE:,}")
     body = extract_plain_text(page, main_content=True, preserve_formatting="minimal_html")
     body = _HEADING_TAG.sub(lambda match: f"{'#' * int(match[1])} {' '.join(match[2].split())}", body)
     title = _HTML_TITLE.search(page)
@@ -197,6 +218,8 @@ def _jsonl_rows(stream: BinaryIO, columns: Columns) -> Iterator[tuple[int, Any]]
                 yield number, row if isinstance(row, dict) else ValueError("not a JSON object")
             except ValueError:
                 yield number, ValueError("not a line of JSON in UTF-8")
+            except RecursionError:
+                yield number, ValueError("nested too deeply")
 
 
 def _csv_rows(stream: BinaryIO, columns: Columns) -> Iterator[tuple[int, Any]]:

@@ -123,7 +123,8 @@ def derived_numbers(text: str, known: set[str]) -> set[str]:
     for match in _YEARS.finditer(text):
         derived |= numbers(match[1] or match[2]) & apart
     for match in _ROUNDED.finditer(text):
-        derived |= {said for said in numbers(match[1]) if any(_rounds(Decimal(said), value) for value in values)}
+        sizes = [value for value in values if value not in years]
+        derived |= {said for said in numbers(match[1]) if any(_rounds(Decimal(said), value) for value in sizes)}
     return derived
 
 

@@ -114,10 +114,14 @@ def _is_wanted(name: str) -> bool:
 def _find_glob(pattern: Path) -> list[SourceFile]:
     base = Path(*pattern.parts[: _first_magic(pattern)])
     found = sorted({Path(name) for name in glob.glob(str(pattern), recursive=True)})
-    files = [path for path in found if path.is_file() and _is_wanted(path.name)]
+    files = [path for path in found if path.is_file() and _is_wanted(path.name) and not _is_output(path)]
     if not files:
         raise ValueError(f"no document matches {pattern}: {_KINDS}")
     return [_local(path, base) for path in files]
+
+
+def _is_output(path: Path) -> bool:
+    return any((folder / OUTPUT).is_dir() for folder in path.parents)
 
 
 def _first_magic(pattern: Path) -> int:

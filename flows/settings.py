@@ -87,7 +87,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"study file {path} does not exist")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold sections such as 'corpus:' and 'train:'")
@@ -124,10 +124,12 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     ):
         if isinstance(part, dict) and part.get(key) and (base / Path(str(part[key])).expanduser()).is_dir():
             resolve(part, key)
-    templates = values["generate"].get("templates") if isinstance(values.get("generate"), dict) else None
+    generate = values["generate"] if isinstance(values.get("generate"), dict) else {}
+    templates, own = generate.get("templates"), generate.get("template_folder")
     for use in templates if isinstance(templates, list) else []:
         for key in ("template", "apply"):
-            if isinstance(use, dict) and str(use.get(key)).endswith(".j2"):
+            named = isinstance(use, dict) and str(use.get(key)).endswith(".j2")
+            if named and not (own and Path(str(own), use[key]).is_file()):  # there it is found by its name
                 resolve(use, key)
 
 
@@ -161,7 +163,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise ValueError(f"'{override}' is not of the form section.key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"the value in '{override}' is not valid YAML") from error
     *sections, last = key.strip().split(".")
     for section in sections:

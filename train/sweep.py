@@ -33,6 +33,11 @@ def variants(settings: TrainSettings) -> Iterator[Variant]:
 
     Raises ValueError for a value that its setting does not allow.
     """
+    for key, swept in settings.sweep.items():
+        if not swept:
+            raise ValueError(f"train.sweep {key} has no value: give some, or leave it out")
+        if key == "background":
+            raise ValueError("train.sweep: one background serves all trainings: set train.background")
     for method in settings.methods:
         axes = {key: values for key, values in settings.sweep.items() if _owner(key) in (None, method)}
         for chosen in itertools.product(*axes.values()):

@@ -71,6 +71,8 @@ def test_the_output_of_a_study_inside_the_corpus_is_no_document(tmp_path):
     (tmp_path / "runs" / "owls" / ".locks").mkdir(parents=True)
     found, _ = read(tmp_path, {"a.txt": "An owl.", "runs/owls/README.md": "A card.", "runs/note.txt": "A note."})
     assert found["source"].to_list() == ["a.txt", "runs/note.txt"]
+    globbed, _ = read_documents(IngestSettings(path=str(tmp_path / "**" / "*")))
+    assert globbed["source"].to_list() == ["a.txt", "runs/note.txt"]
 
 
 def test_a_hidden_folder_above_the_corpus_does_not_hide_it(tmp_path):

@@ -150,6 +150,26 @@ def test_a_bad_line_of_json_is_skipped_with_its_number_and_the_rest_goes_on(tmp_
     }
 
 
+def test_what_is_nested_too_deeply_is_skipped_and_the_rest_is_read(tmp_path):
+    rows = ['{"text": "An owl."}', '{"text": ' + "[" * 100_000, '{"text": "Moss."}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    (tmp_path / "page.html").write_text("<div>" * 100_000 + "An oak.")
+    documents, skipped = read_documents(IngestSettings(path=str(tmp_path)))
+    assert documents["text"].to_list() == ["An owl.", "Moss."]
+    assert {each.source: each.reason for each in skipped} == {
+        "rows.jsonl:2": "nested too deeply",
+        "page.html": "elements nested deeper than 5,000",
+    }
+
+
+def test_a_table_without_rows_is_named(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "empty.csv").write_text("text\n")
+    (tmp_path / "owl.txt").write_text("An owl.")
+    _, skipped = read_documents(IngestSettings(path=str(tmp_path)))
+    assert {each.source: each.reason for each in skipped} == {"empty.csv": "no rows", "empty.jsonl": "no rows"}
+
+
 def test_half_a_surrogate_pair_in_json_is_replaced_and_the_row_kept(tmp_path):
     lines = ['{"text": "An owl \\ud800 sleeps.", "title": "\\udc00wl"}', '{"text": "Moss \\ud83d\\ude00 grows."}']
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))

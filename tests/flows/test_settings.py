@@ -261,3 +261,21 @@ def test_decontamination_is_on_unless_said_otherwise_and_nothing_but_yes_or_no(t
     assert "unknown key 'decontaminat', did you mean 'decontaminate'?" in complaint(
         tmp_path, "corpus: {path: x}\ndecontaminat: true"
     )
+
+
+def test_a_template_in_the_users_folder_is_named_by_its_name_alone(tmp_path):
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "own.j2").write_text("---\nversion: 1\nanswer: text\n---\n{{ text }}\n")
+    (tmp_path / "beside.j2").write_text("---\nversion: 1\nanswer: text\n---\n{{ text }}\n")
+    (tmp_path / "study.yaml").write_text(
+        "corpus: {path: docs}\n"
+        "generate: {template_folder: words, templates: [{template: own.j2}, {template: beside.j2}]}\n"
+    )
+    study = load_study(str(tmp_path / "study.yaml"), [])
+    assert [use.template for use in study.generate.templates] == ["own.j2", str(tmp_path / "beside.j2")]
+
+
+def test_yaml_that_is_nested_too_deeply_is_an_error_of_one_line(tmp_path):
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 5000)
+    with pytest.raises(ValueError, match="deep.yaml is not valid YAML"):
+        load_study(str(tmp_path / "deep.yaml"), [])

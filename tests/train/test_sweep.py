@@ -45,3 +45,12 @@ def test_a_key_that_is_no_setting_is_named(key):
 def test_a_value_that_its_setting_does_not_allow_is_refused():
     with pytest.raises(ValueError, match="kl_weight"):
         list(variants(TrainSettings(sweep={"kl_weight": [-1]})))
+
+
+@pytest.mark.parametrize(
+    ("sweep", "told"),
+    [({"seed": []}, "train.sweep seed has no value"), ({"background": ["a.jsonl"]}, "one background serves all")],
+)
+def test_a_sweep_that_cannot_work_is_refused(sweep, told):
+    with pytest.raises(ValueError, match=told):
+        list(variants(TrainSettings(sweep=sweep)))
