@@ -9,6 +9,7 @@ models with a recurrent state in place of keys and values, and those whose atten
 """
 
 import copy
+from dataclasses import replace
 from os.path import commonprefix
 from typing import Any, NamedTuple
 
@@ -55,10 +56,12 @@ class ClosedBook:
         self.model, self.tokenizer, self.max_new_tokens, self.form = model, tokenizer, max_new_tokens, form
         end = model.generation_config.eos_token_id
         self.ends = set(end) if isinstance(end, list) else {end}
-        shots = "".join(f"{self._asked(e)} {e.answers[0]}\n\n" for e in examples)
-        self.prefix = tokenizer(shots, return_tensors="pt")["input_ids"].to(model.device)
-        if not examples:
-            self.prefix = torch.tensor([[tokenizer.eos_token_id]], device=model.device)
+        self.shots = "".join(f"{self._asked(e)} {e.answers[0]}\n\n" for e in examples)
+        prefix = [tokenizer.eos_token_id]
+        if examples:  # what begins a text may change the last tokens before it: two line ends alone are one token
+            followed = (self._asked(examples[0]), _passage(replace(examples[0], context="A text.")))
+            prefix = commonprefix([tokenizer(self.shots + text)["input_ids"] for text in followed])
+        self.prefix = torch.tensor([prefix], device=model.device)
         self.cache = DynamicCache(config=model.config)
         with torch.no_grad():
             model(input_ids=self.prefix, past_key_values=self.cache, use_cache=True)
@@ -78,7 +81,7 @@ class ClosedBook:
 
     def _read(self, questions: list[Question]) -> Read:
         """Read questions and gold answers in one pass, behind the passages, which were read before."""
-        prompts = [self._tokens(f"{_passage(q)}{self._asked(q)}") for q in questions]
+        prompts = [self._behind_shots(f"{_passage(q)}{self._asked(q)}") for q in questions]
         golds = [self._tokens(f" {q.answers[0]}") for q in questions]
         cache = copy.deepcopy(self.cache)
         mask, starts = self._read_passages(questions, prompts, cache)
@@ -101,7 +104,7 @@ class ClosedBook:
 
         Prompts with the same passage begin with the same tokens, those of the passage: they are read once.
         """
-        behind = {q.context: [self._tokens(_passage(q))] for q in questions}
+        behind = {q.context: [self._behind_shots(_passage(q))] for q in questions}
         for question, prompt in zip(questions, prompts, strict=True):
             behind[question.context].append(prompt)
         shared = {passage: list(commonprefix(rows)) for passage, rows in behind.items()}
@@ -149,6 +152,12 @@ class ClosedBook:
 
     def _asked(self, question: Question) -> str:
         return self.form.replace("{question}", question.question)
+
+    def _behind_shots(self, text: str) -> list[int]:
+        """Tokens of a text behind the worked examples, the same as if all had been tokenized as one."""
+        read = self.prefix[0].tolist()
+        whole = self.tokenizer(self.shots + text)["input_ids"] if self.shots else []
+        return list(whole[len(read) :]) if whole[: len(read)] == read else self._tokens(text)
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -18,7 +18,7 @@ from active_reading.train.sweep import Variant
 
 logger = logging.getLogger(__name__)
 SHARING = "slot_sharing.json"  # in the folder of an evaluation
-ANSWERS = 2  # goes up when the same model would answer otherwise: prompts, decoding, likelihoods
+ANSWERS = 3  # goes up when the same model would answer otherwise: prompts, decoding, likelihoods
 
 
 def train(study: Study, dataset: Step, data: str, variant: Variant) -> Step:

@@ -26,7 +26,7 @@ VERSIONS = {
     "decontaminate": 2,
     "export": 5,
     "train": 3,
-    "evaluate": 5,
+    "evaluate": 6,
     "grade": 1,
 }
 

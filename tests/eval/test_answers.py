@@ -211,3 +211,24 @@ def test_an_answer_ends_at_each_token_that_ends_a_text(model, tokenizer, ends):
 def test_an_answer_is_cut_at_the_longest_length(model, tokenizer):
     speaker, _ = parrot(model, tokenizer, " abcdefgh")
     assert answers(ClosedBook(speaker, tokenizer, EXAMPLES, 6), QUESTIONS[:1]) == ["abcde"]
+
+
+def test_a_question_is_tokenized_as_one_with_the_worked_examples():
+    """Two line ends are one token of many tokenizers when nothing follows, and two before a word."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = ["Question:", "Answer:", "Owl", "oak", "A", "B", "\n", "\n\n", " ", "?"]
+    core = Tokenizer(models.WordLevel({word: place for place, word in enumerate([*words, "[UNK]"])}, "[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n+(?!\w)|\n|\S+| "), "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", eos_token="?", pad_token="?")
+    config = LlamaConfig(
+        vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, head_dim=8
+    )
+    asked, examples = Question("A", ("oak",)), [Question("Owl", ("B",))]
+    book = ClosedBook(LlamaForCausalLM(config).eval(), tokenizer, examples, 4)
+    whole = tokenizer("Question: Owl\nAnswer: B\n\nQuestion: A\nAnswer:")["input_ids"]
+    alone = tokenizer("Question: Owl\nAnswer: B\n\n")["input_ids"]
+    assert whole[: len(alone)] != alone
+    assert book.prefix[0].tolist() + book._behind_shots("Question: A\nAnswer:") == whole
+    assert len(book.ask([asked])) == 1
