@@ -14,16 +14,19 @@ from active_reading.augment.quantities import NUMBER_WORDS, UNITS
 
 _WORDS = "|".join(word for word in NUMBER_WORDS if word not in ("one", "two"))  # those are plain English, too
 _NUMBER = rf"(?:\d[\d,.]*|\b(?:{_WORDS})\b)"
+_ONE_OR_TWO = r"\b(?:one|two)"
+_ANY_NUMBER = rf"(?:{_NUMBER}|{_ONE_OR_TWO}\b)"
+_UNIT = "|".join(unit for unit in UNITS if unit != "%")
 _DOUBT = "|".join(
     [
         r"[^\x20-\x7e\n\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u017f\u2013\u2014]",  # signs other than Latin ones
         r"[\"_$]|(?i:\b(?:not|never|cannot|half)\b|n't\b)",  # a quotation, a currency, a denial
-        rf"(?i:(?:{_NUMBER}|\b(?:one|two)\b)[ -]+(?:and )?(?:{_NUMBER}|\b(?:one|two)\b))",  # "80 000", "forty-one"
+        rf"(?i:{_ANY_NUMBER}[ -]+(?:and )?{_ANY_NUMBER})",  # "80 000", "forty-one"
         rf"(?i:\d(?:{_WORDS}))",  # "5million"
-        rf"(?i:\b(?:one|two)[ -]?(?:{'|'.join(unit for unit in UNITS if unit != '%')})\b)",
+        rf"(?i:{_ONE_OR_TWO}[ -]?(?:{_UNIT})\b)",
     ]
 )
-_MEASURE = rf"(?i:{_NUMBER}[ -]?(?:%|(?:{'|'.join(unit for unit in UNITS if unit != '%')})\b))"
+_MEASURE = rf"(?i:{_NUMBER}[ -]?(?:%|(?:{_UNIT})\b))"
 _NAME = r"\u0001?\p{Lu}\p{L}*(?:['-]\p{L}+)*"  # the sign marks a word that opens a sentence
 _OPENING = r"(^|[.!?:|\n])([\s'(*#|>\u2013\u2014-]*)(\p{Lu})"
 _SPELLINGS = {unit: [word for word, group in UNITS.items() if group == unit] for unit in set(UNITS.values())}

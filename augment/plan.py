@@ -190,7 +190,7 @@ class Planner:
     def _recipe(self, use: TemplateUse, name: str, max_tokens: int) -> Recipe:
         template, drawn = self.templates[name], self.settings
         # Only what the template uses decides the key: a renamed file keeps its answers.
-        fixed = {field: getattr(use, field) for field in FIXED if field in template.variables}
+        fixed = _fixed(use, template)
         key = part_key(
             "recipe",
             template.hash,
@@ -239,6 +239,11 @@ class Planner:
                 )
             if hashes.setdefault(template.name, template.hash) != template.hash:
                 raise ValueError(f"two different templates are named '{template.name}': rename one of the files")
+
+
+def _fixed(use: TemplateUse, template: Template) -> dict[str, Any]:
+    """What the template is told by the study, and not by the chunk."""
+    return {field: getattr(use, field) for field in FIXED if field in template.variables}
 
 
 def parse_strategies(text: str) -> list[str]:
@@ -417,7 +422,7 @@ class Plan:
         asked, drawn = self.planner.recipes[recipe], self.planner.settings
         told = self.chunks.row(chunk, named=True)
         values = {name: told[name] for name in asked.told}
-        values |= {field: getattr(asked.use, field) for field in FIXED if field in asked.template.variables}
+        values |= _fixed(asked.use, asked.template)
         if strategy is not None:
             values["strategy"] = strategy
         seed = int(request_id(key)[:7], 16)

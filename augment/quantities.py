@@ -122,8 +122,8 @@ def derived_numbers(text: str, known: set[str]) -> set[str]:
     apart = {str(abs(a - b)) for a in years for b in years if a != b}
     for match in _YEARS.finditer(text):
         derived |= numbers(match[1] or match[2]) & apart
+    sizes = [value for value in values if value not in years]
     for match in _ROUNDED.finditer(text):
-        sizes = [value for value in values if value not in years]
         derived |= {said for said in numbers(match[1]) if any(_rounds(Decimal(said), value) for value in sizes)}
     return derived
 

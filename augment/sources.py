@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 
 SUFFIXES = (".txt", ".md", ".html", ".htm", ".pdf", ".docx", ".jsonl", ".parquet", ".csv")
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-# Questions that a study is evaluated on lie beside its documents under this name: never a document.
 OUTPUT = ".locks"  # what the output folder of a study holds: it is no corpus, even inside one
+# Questions that a study is evaluated on lie beside its documents under this name: never a document.
 QUESTIONS = "questions.jsonl"
 _KINDS = f"documents are {', '.join(SUFFIXES)}, each also with {', '.join(COMPRESSIONS)}"
 

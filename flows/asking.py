@@ -72,8 +72,8 @@ def questions(study: Study, documents: Step, chunks: Step) -> Step:
 
     Raises ValueError when none is kept, and when generic text of the user's own holds one.
     """
-    settings, model = study.evaluate, resolve_model(study.model)
-    who = identity(study, model)
+    settings, model, asked = study.evaluate, resolve_model(study.model), asked_model(study, "")
+    who = asked.identity
 
     def build(folder: Path) -> dict[str, Any]:
         from active_reading.augment.generate import make_engine
@@ -91,10 +91,10 @@ def questions(study: Study, documents: Step, chunks: Step) -> Step:
         with Progress("questions") as progress:
             write, read = (
                 make_ask(
-                    study.generate,
+                    asked.settings,
                     who,
                     Ledger(study.root / MAKING),
-                    lambda: make_engine(study.generate, model.folder),
+                    lambda: make_engine(asked.settings, asked.folder),
                     progress,
                     max_tokens,
                     cut,
