@@ -12,7 +12,7 @@ from active_reading.train.batches import Batch, Sequence, collate, even_batches,
 from active_reading.train.codebooks import random_codebooks, set_codebooks
 from active_reading.train.generic_text import read_background
 from active_reading.train.objectives import next_token_loss
-from active_reading.train.precision import compute_dtype
+from active_reading.train.precision import autocast
 from active_reading.train.settings import TrainSettings
 from active_reading.train.slots import count_background
 
@@ -68,10 +68,7 @@ def text_loss(model: Any, batch: dict[str, Any]) -> Tensor:
     ids, mask, labels = (batch[name].to(device) for name in ("input_ids", "attention_mask", "labels"))
     # The other attention kernels of GPUs add gradients up in any order, and a training that is resumed has
     # to start from the very same values.
-    with (
-        sdpa_kernel(SDPBackend.MATH),
-        torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute_dtype() is torch.bfloat16),
-    ):
+    with sdpa_kernel(SDPBackend.MATH), autocast(device):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     return next_token_loss(logits, labels, batch["num_targets"])
 
@@ -103,8 +100,7 @@ def hidden_states(model: Any, adapter: MemoryAdapter, batches: list[dict[str, An
     for batch in batches:
         ids, attention = batch["input_ids"].to(device), batch["attention_mask"].to(device)
         mask = attention.flatten().bool()
-        autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute_dtype() is torch.bfloat16)
-        with autocast, suppress(_LastMemoryReached):
+        with autocast(device), suppress(_LastMemoryReached):
             model(input_ids=ids, attention_mask=attention)
     for handle in handles:
         handle.remove()

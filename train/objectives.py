@@ -15,6 +15,7 @@ from torch import Tensor
 
 from active_reading.train.adapter import memory_disabled
 from active_reading.train.batches import IGNORED
+from active_reading.train.precision import autocast
 
 BaseLogits = Callable[..., Tensor]
 
@@ -44,7 +45,15 @@ def kl_to_base(logits: Tensor, base_logits: Tensor, labels: Tensor, num_targets:
 
 def base_logits_of(model: Any, method: str) -> BaseLogits:
     """`untouched_logits` of the model before it is trained: full finetuning changes it, and so it is copied."""
-    return untouched_logits(copy.deepcopy(model).requires_grad_(False) if method == "full" else model)
+    if method != "full":
+        return untouched_logits(model)
+    frozen = untouched_logits(copy.deepcopy(model).requires_grad_(False))
+
+    def logits(**read: Tensor) -> Tensor:
+        with autocast(next(model.parameters()).device):  # as the Trainer runs the one that is trained
+            return frozen(**read)
+
+    return logits
 
 
 def untouched_logits(model: Any) -> BaseLogits:

@@ -37,6 +37,7 @@ from active_reading.eval.texts import text_scores
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import DEFAULT_MODEL
 from active_reading.train.load import load_model, load_tokenizer
+from active_reading.train.precision import autocast
 from active_reading.train.settings import Method, TrainSettings
 from active_reading.train.student import PATCH_NAME
 from active_reading.train.trainer import train_model
@@ -127,7 +128,12 @@ class Bench:
     def measure(self, model: Any) -> dict[str, float]:
         """Mean scores; every NLL in nats per token."""
         training = model.training
-        model.eval()
+        with autocast(model.device):
+            scores = self._scores(model.eval())
+        model.train(training)
+        return scores
+
+    def _scores(self, model: Any) -> dict[str, float]:
         asked = self.material.questions
         book = ClosedBook(model, self.tokenizer, few_shot_examples(), 12)
         answers = book.ask(asked)
@@ -140,7 +146,6 @@ class Bench:
             scores["nq"] = fmean(ClosedBook(model, self.tokenizer, self.shots, 12).answer_nll(self.nq))
         for name, texts in self.texts.items():
             scores[name] = fmean(each.nll for each in text_scores(model, self.tokenizer, texts, 4))
-        model.train(training)
         return scores
 
     def run(self, run: Run, num_tokens: int, points: Path, scratch: Path) -> None:
