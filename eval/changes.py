@@ -100,10 +100,15 @@ def pairs_to_compare(models: list[Json]) -> list[tuple[Json, Json]]:
     return pairs
 
 
-def forgetting(results: Json, model: Json, base: Json | None) -> Score:
-    """Mean rise of NLL over every retention set that the base was measured on."""
+def forgetting_keys(base: Json | None) -> list[tuple[str, str]]:
+    """(set, metric) of what forgetting is the mean of; tasks that have no NLL are not among them."""
     keys = [(name, key) for name in (base or {}).get("retention") or {} for key in ("answer_nll", "nll")]
-    keys = [key for key in keys if measured(base, *key).value is not None]
+    return [key for key in keys if measured(base, *key).value is not None]
+
+
+def forgetting(results: Json, model: Json, base: Json | None) -> Score:
+    """Mean rise of NLL over every retention set whose NLL the base was measured on."""
+    keys = forgetting_keys(base)
     if model is base:
         return Score(0.0) if keys else Score(None)
     sets = compared(results, model, base)

@@ -18,7 +18,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from active_reading.eval.changes import Json, base_of, finite, points_of
+from active_reading.eval.changes import Json, base_of, finite, forgetting_keys, points_of
 from active_reading.eval.grade import grading_note
 from active_reading.eval.heat_map import heat_map
 from active_reading.eval.plane import METHOD_COLOURS, OTHER_COLOUR, PLANES, plane, write_figures
@@ -86,6 +86,7 @@ def render_page(results: Json) -> str:
         colours={point.method: METHOD_COLOURS.get(point.method, OTHER_COLOUR) for point in points},
         metric_name=metric_name,
         columns=columns,
+        num_older=len(forgetting_keys(base)),
         rows=[(model, [score_cell(results, model, base, *c) for c in columns]) for model in models],
         kinds=kinds,
         kind_keys=kind_keys,

@@ -511,6 +511,12 @@ def test_no_ratio_is_told_of_a_score_near_zero(results: dict[str, Any]) -> None:
     assert all(row["relative"] is None for row in drop_rows(results))
 
 
+def test_the_page_counts_the_sets_that_forgetting_is_the_mean_of(results: dict[str, Any], tmp_path: Path) -> None:
+    for model in results["models"]:  # a task without NLL is not one of them
+        model["retention"]["hellaswag"] = {"n": 20, "acc": 0.3, "acc_se": 0.1}
+    assert "averaged over\n3 sets." in page_of(results, tmp_path)
+
+
 def test_a_standard_task_is_a_column_and_its_accuracy_is_better_higher(
     results: dict[str, Any], tmp_path: Path
 ) -> None:
