@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from active_reading.eval.changes import Score, finite, forgetting, pairs_to_compare
+from active_reading.eval.changes import Score, finite, forgetting, pairs_to_compare, points_of
 from active_reading.eval.report import write_report
 from active_reading.eval.summary import summary_table
 from active_reading.eval.tables import drop_rows
-from active_reading.eval.words import verdict
+from active_reading.eval.words import extremes, verdict
 
 HOSTILE = "<script>alert(1)</script>"
 DOCUMENT = "# Orsella\n\nOrsella was born in 1921 & named a moss <lazurine>.\n\nShe kept a heron, Admiral.\n"
@@ -253,6 +253,30 @@ def test_where_no_f1_rose_clearly_the_likelihood_of_the_gold_answers_decides(res
     assert sentence.startswith("augmented-lora learned most: the NLL of the gold answers fell by 0.200 +- ")
     assert "though no F1 rose clearly" in sentence
     assert sentence.endswith("augmented data beat naive data on that NLL for 3 of 3 methods (3 clearly).")
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("f1", 1), ("answer_nll", -1)])
+def test_a_larger_but_unclear_rise_does_not_hide_a_clear_one(
+    results: dict[str, Any], metric: str, sign: int
+) -> None:
+    for compared in results["comparisons"]:
+        for key, way in (("f1", 1), ("answer_nll", -1)):
+            wide = {"low": -2.0, "high": 2.0, "mean": way * 0.5}
+            compared["sets"]["learning"]["metrics"][key] |= wide
+        if compared["after"] == "augmented-lora":
+            low, high = sorted((sign * 0.05, sign * 0.15))
+            compared["sets"]["learning"]["metrics"][metric] |= {"mean": sign * 0.1, "low": low, "high": high}
+    assert verdict(results).startswith("augmented-lora learned most")
+    label, name, _ = extremes(points_of(results))[0]
+    assert (label.startswith("Learned most"), name) == (True, "augmented-lora"), "the page says the same twice"
+
+
+def test_the_highest_f1_of_models_that_did_not_learn_is_not_called_learned(results: dict[str, Any]) -> None:
+    results["models"] = [fake_model("base", 0.03, 4.1, 0.0)]
+    results["models"] += [fake_model(f"naive-{method}", 0.03, 4.1, 0.0) for method in ("full", "lora")]
+    results["comparisons"] = fake_comparisons(results["models"])
+    assert "the best, naive-full," in verdict(results)
+    assert extremes(points_of(results))[0] == ("Highest F1, not clearly learned", "naive-full", "0.030 +- 0.030")
 
 
 def test_a_change_is_clear_by_its_paired_interval_and_not_by_the_errors_of_the_means(
