@@ -114,8 +114,9 @@ def _rows_of(rows: Iterable[Any], name: str) -> Iterator[dict[str, Any]]:
     """The rows as they come. Raises ValueError, with the row, for one that cannot be read."""
     number = 0
     try:
-        for number, row in enumerate(rows, start=1):
+        for row in rows:
             yield dict(row)
+            number += 1
     except Exception as error:  # a broken file, or the network: errors of many types
         message = " ".join(str(error).split())
         raise ValueError(f"data set '{name}' cannot be read after row {number}: {message}") from error

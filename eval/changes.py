@@ -61,8 +61,13 @@ def finite(value: Any) -> Any:
 def measured(model: Json | None, name: str, key: str) -> Score:
     """One metric of one set: 'learning' (the gold questions) or a retention set."""
     sets = ((model or {}).get("retention") or {}) | {"learning": (model or {}).get("learning")}
-    block = sets.get(name) or {}
-    return Score(block.get(key), block.get(f"{key}_se"))
+    return score_of(sets.get(name), key)
+
+
+def score_of(block: Json | None, key: str) -> Score:
+    """One metric of a summary; a single item says nothing of its spread, so that no error is known."""
+    block = block or {}
+    return Score(block.get(key), None if block.get("n") == 1 else block.get(f"{key}_se"))
 
 
 def compared(results: Json, after: Json, before: Json | None) -> Json:

@@ -56,12 +56,14 @@ def read_questions(path: Path) -> list[Question]:
     documents or kinds.
     """
     if not path.is_file():
-        raise ValueError(f"questions file {path} {'is a folder: name a file' if path.is_dir() else 'does not exist'}")
+        raise ValueError(
+            f"questions file {path} {'is a folder: name a file' if path.is_dir() else 'does not exist'}"
+        )
     text = _read_text(path, "questions file")
     questions = _squad_questions(path, text) if path.suffix.lower() == ".json" else _line_questions(path, text)
     if not questions:
         why = "has no question with an answer" if text.strip() else "is empty"
-        raise ValueError(f'questions file {path} {why}: give it lines like {LINE}, or leave it out')
+        raise ValueError(f"questions file {path} {why}: give it lines like {LINE}, or leave it out")
     return _merged(questions)
 
 

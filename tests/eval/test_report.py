@@ -189,13 +189,34 @@ def test_no_nan_reaches_the_files(results: dict[str, Any], tmp_path: Path) -> No
 
 def test_the_summaries_have_one_line_a_model(results: dict[str, Any], tmp_path: Path) -> None:
     names = [model["name"] for model in results["models"]]
-    header, rule, *lines = summary_table(results).splitlines()
+    header, rule, *lines, empty, note = summary_table(results).splitlines()
+    assert (empty, note) == (
+        "",
+        "Items: gold questions 140, general questions 110, general text 40, docstrings 60.",
+    )
     assert [line.split()[0] for line in lines] == names
     assert len(rule) >= len(header)
     assert "0.580 +- 0.030" in lines[-1]
     page_of(results, tmp_path)
     markdown = (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
     assert [line.split()[1] for line in markdown.splitlines() if line.startswith("| ")][2:] == names
+    assert note in markdown
+
+
+def test_a_single_item_has_no_error(results: dict[str, Any], tmp_path: Path) -> None:
+    one = {"n": 1, "f1": 0.5, "f1_se": 0.0, "answer_nll": 3.925, "answer_nll_se": 0.0}
+    for model in results["models"]:
+        model["learning"] |= one | {
+            "kinds": {"seen": {**one, "n": 2, "f1_se": 0.25, "answer_nll": 2.0}, "alone": one}
+        }
+        model["divergence"] = {"general_text": {"n": 1, "kl": 0.125, "kl_se": 0.0}}
+    results["ceilings"] = {"base, with search": one}
+    page = page_of(results, tmp_path)
+    for told in (r"3\.925", r"0\.1250"):
+        assert re.findall(f"{told}(.{{,20}})", page)
+        assert not [rest for rest in re.findall(f"{told}(.{{,20}})", page) if "se" in rest]
+    assert '0.500<span class="se"> &plusmn; 0.250' in page
+    assert "| 3.925 |" in (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
 
 
 def test_the_summary_tells_the_distance_on_general_text_as_one_number(
@@ -548,7 +569,7 @@ def test_a_standard_task_is_a_column_and_its_accuracy_is_better_higher(
         model["retention"]["hellaswag"] = {"n": 9, "acc": score, "acc_se": 0.01, "word_perplexity": 9.0}
     results["comparisons"] = fake_comparisons(results["models"])
     page = page_of(results, tmp_path)
-    assert "Hellaswag</th>" in page
+    assert "Hellaswag (9)</th>" in page
     assert "<th>Accuracy</th>" in page
     assert page.count('<small class="worse">\u22120.100 ± 0.014</small>') == 6
 
