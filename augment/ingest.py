@@ -6,7 +6,7 @@ skipped with a reason; the rest goes on. A changed file is a new document in pla
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -107,7 +107,19 @@ def open_dataset(path: str, split: str) -> tuple[str, Iterator[dict[str, Any]]]:
     except Exception as error:  # the hub, the network and a bad name raise errors of many types
         message = " ".join(str(error).split())
         raise ValueError(f"data set '{name}' (split {split}) cannot be opened: {message}") from error
-    return (folder.name if folder.is_dir() else name), (dict(row) for row in rows)
+    return (folder.name if folder.is_dir() else name), _rows_of(rows, name)
+
+
+def _rows_of(rows: Iterable[Any], name: str) -> Iterator[dict[str, Any]]:
+    """The rows as they come. Raises ValueError, with the row, for one that cannot be read."""
+    number = 0
+    try:
+        for row in rows:
+            yield dict(row)
+            number += 1
+    except Exception as error:  # a broken file, or the network: errors of many types
+        message = " ".join(str(error).split())
+        raise ValueError(f"data set '{name}' cannot be read after row {number}: {message}") from error
 
 
 def _title(text: str, source: str) -> str:

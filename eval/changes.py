@@ -61,8 +61,13 @@ def finite(value: Any) -> Any:
 def measured(model: Json | None, name: str, key: str) -> Score:
     """One metric of one set: 'learning' (the gold questions) or a retention set."""
     sets = ((model or {}).get("retention") or {}) | {"learning": (model or {}).get("learning")}
-    block = sets.get(name) or {}
-    return Score(block.get(key), block.get(f"{key}_se"))
+    return score_of(sets.get(name), key)
+
+
+def score_of(block: Json | None, key: str) -> Score:
+    """One metric of a summary; a single item says nothing of its spread, so that no error is known."""
+    block = block or {}
+    return Score(block.get(key), None if block.get("n") == 1 else block.get(f"{key}_se"))
 
 
 def compared(results: Json, after: Json, before: Json | None) -> Json:
@@ -100,10 +105,15 @@ def pairs_to_compare(models: list[Json]) -> list[tuple[Json, Json]]:
     return pairs
 
 
-def forgetting(results: Json, model: Json, base: Json | None) -> Score:
-    """Mean rise of NLL over every retention set that the base was measured on."""
+def forgetting_keys(base: Json | None) -> list[tuple[str, str]]:
+    """(set, metric) of what forgetting is the mean of; tasks that have no NLL are not among them."""
     keys = [(name, key) for name in (base or {}).get("retention") or {} for key in ("answer_nll", "nll")]
-    keys = [key for key in keys if measured(base, *key).value is not None]
+    return [key for key in keys if measured(base, *key).value is not None]
+
+
+def forgetting(results: Json, model: Json, base: Json | None) -> Score:
+    """Mean rise of NLL over every retention set whose NLL the base was measured on."""
+    keys = forgetting_keys(base)
     if model is base:
         return Score(0.0) if keys else Score(None)
     sets = compared(results, model, base)

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from active_reading.eval.changes import finite, measured
-from active_reading.eval.tables import learning_keys, metric_keys, metric_name
+from active_reading.eval.tables import asked_note, learning_keys, metric_keys, metric_name
 from active_reading.eval.words import typeset
 
 Json = dict[str, Any]
@@ -48,7 +48,9 @@ def write_comparison(found: Json, folder: Path) -> Path:
     (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
     tables = [comparison_rows(found)] + ([_matrix_rows(found["matrix"])] if found["matrix"] else [])
     marked = "\n\n".join(map(_markdown, tables)) + (f"\n\n{_transfer(found['matrix'])}" if found["matrix"] else "")
-    (folder / "comparison.md").write_text(f"{marked}\n\n+- is one standard error over items.\n", encoding="utf-8")
+    (folder / "comparison.md").write_text(
+        f"{marked}\n\n{asked_note(found['models'])} +- is one standard error over items.\n", encoding="utf-8"
+    )
     jinja = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, loader=FileSystemLoader(Path(__file__).parent)
     )

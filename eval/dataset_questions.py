@@ -28,7 +28,9 @@ def question_lines(rows: Iterable[dict[str, Any]], name: str) -> Iterator[str]:
         line = {"question": row["question"], "answers": list(dict.fromkeys(answers))}
         document = next((row[column] for column in WHENCE if isinstance(row.get(column), str)), None)
         line |= {"document": document} if document else {}
-        yield json.dumps(line | ({"kind": row["kind"]} if row.get("kind") else {}), ensure_ascii=False)
+        if not isinstance(kind := row.get("kind") or "", str):
+            raise ValueError(f"{place}: 'kind' is {kind!r}: give a text, or leave the column out")
+        yield json.dumps(line | ({"kind": kind} if kind else {}), ensure_ascii=False)
 
 
 def _texts(answers: Any, place: str) -> list[str]:

@@ -89,7 +89,7 @@ def evaluate_model(
     rows |= {name: found for (kind, name), found in of_texts.items() if kind == "nll"}
     away = {name: found for (kind, name), found in of_texts.items() if kind == "kl"}
     for name, found in (*rows.items(), *((f"divergence on {name}", found) for name, found in away.items())):
-        _check_finite(found, name, model_path)
+        _check_finite(found, name, model_path, is_base)
     answers = rows.pop("gold")
     ceilings = {name: rows.pop(name) for name in sets if name not in ("gold", "general_questions")}
     summaries = {name: _summary(found) for name, found in rows.items()}
@@ -114,13 +114,7 @@ class _Asked:
         self, model_path: str | Path, base_model: str | Path, settings: EvaluateSettings, store: AnswerStore
     ) -> None:
         self.model_path, self.base_model, self.settings, self.store = model_path, base_model, settings, store
-        try:
-            self.tokenizer = load_tokenizer(base_model)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"the model in {base_model} has no tokenizer that loads: copy tokenizer.json and "
-                f"tokenizer_config.json of the model it comes from beside it ({' '.join(str(error).split())[:120]})"
-            ) from error
+        self.tokenizer = load_tokenizer(base_model)
         self.examples = few_shot_examples()[: settings.few_shot]
         self.how = settings.max_new_tokens, settings.question_format
 
@@ -232,14 +226,15 @@ def _scored(question: Question, stored: Stored) -> Row:
     }
 
 
-def _check_finite(rows: list[dict[str, Any]], name: str, model_path: str | Path) -> None:
+def _check_finite(rows: list[dict[str, Any]], name: str, model_path: str | Path, is_base: bool) -> None:
     """A mean would pass a NaN on to the report, and one without it would be of other items than another model's."""
     wrong = [row for row in rows for key in SCORES if key in row and not math.isfinite(row[key])]
     if wrong:
         item = wrong[0].get("question") or wrong[0].get("text")
+        cure = "get its weights again" if is_base else "train it again at a lower learning rate"
         raise ValueError(
             f"{name}: the NLL of {len(wrong)} of {len(rows)} items is not a number (the first: {item!r}): "
-            f"the model in {model_path} is broken; train it again at a lower learning rate"
+            f"the model in {model_path} is broken; {cure}"
         )
 
 

@@ -96,10 +96,15 @@ def describe_grades(figures: Row) -> str:
     """What was asked, and what the grader is worth: two clauses."""
     agreement = figures["agreement"]
     agreed = "" if agreement is None else f", and {100 * agreement:.1f} % of grades are what exact match says"
+    right = f"it graded {_share(figures['right'])} second answers of the questions' own right, and"
+    if figures["right"]["told"] is None:
+        right = (
+            "no question has a second accepted answer, so that nothing says whether it knows a right one; it graded"
+        )
     return (
         f"{figures['asked']} of {figures['different']} different answers were put to the grader "
-        f"({figures['ungraded']} without a verdict){agreed}; it graded {_share(figures['right'])} second answers "
-        f"of the questions' own right, and {_share(figures['wrong'])} answers of other questions wrong"
+        f"({figures['ungraded']} without a verdict){agreed}; {right} {_share(figures['wrong'])} answers of other "
+        "questions wrong"
     )
 
 

@@ -9,6 +9,7 @@ NOT covered: whether an answer is right.
 import importlib
 import inspect
 import json
+import math
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,9 @@ from typing import Any
 from active_reading.eval.scores import normalize_answer
 
 DATA = Path(__file__).parent / "data"
+LINE = '{"question": "...", "answers": ["..."]}'
+# What reading JSON and looking into it raises; RecursionError where it is nested too deep.
+BROKEN = (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError)
 NO_KIND = "of no kind"  # questions without a kind, where others have one
 DOCUMENTED_MODULES = (
     "collections",
@@ -52,15 +56,24 @@ def read_questions(path: Path) -> list[Question]:
     documents or kinds.
     """
     if not path.is_file():
-        raise ValueError(f"questions file {path} does not exist")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"questions file {path} is not UTF-8 text (byte {error.start})") from error
+        raise ValueError(
+            f"questions file {path} {'is a folder: name a file' if path.is_dir() else 'does not exist'}"
+        )
+    text = _read_text(path, "questions file")
     questions = _squad_questions(path, text) if path.suffix.lower() == ".json" else _line_questions(path, text)
     if not questions:
-        raise ValueError(f"questions file {path} is empty")
+        why = "has no question with an answer" if text.strip() else "is empty"
+        raise ValueError(f"questions file {path} {why}: give it lines like {LINE}, or leave it out")
     return _merged(questions)
+
+
+def _read_text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{what} {path} is not UTF-8 text (byte {error.start}): unpack it, or save it as UTF-8"
+        ) from error
 
 
 def check_lengths(questions: list[Question], num_tokens: Callable[[str], int], max_new_tokens: int) -> None:
@@ -90,10 +103,8 @@ def _line_questions(path: Path, text: str) -> list[Question]:
                 raise TypeError("'answers' is not a list")
             question, answers = row["question"], row["answers"]
             document = row.get("document") or row.get("document_id")
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f'{path}:{number}: needs {{"question": "...", "answers": ["..."]}} ({error!r})'
-            ) from error
+        except BROKEN as error:
+            raise ValueError(f"{path}:{number}: needs {LINE} ({error!r})") from error
         questions.append(_checked(f"{path}:{number}", question, answers, document, row.get("kind")))
     return questions
 
@@ -114,7 +125,7 @@ def _squad_questions(path: Path, text: str) -> list[Question]:
                 # Annotators often agree: each answer once.
                 answers = list(dict.fromkeys(answer["text"] for answer in asked["answers"]))
                 questions.append(_checked(place, asked["question"], answers, article.get("title"), None))
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except BROKEN as error:
         raise ValueError(
             f"{place}: a .json file needs SQuAD's format, data > paragraphs > qas > question, answers > text "
             f"({error!r}); name a file of JSON lines .jsonl"
@@ -126,7 +137,9 @@ def _checked(place: str, question: Any, answers: list[Any], document: Any, kind:
     """The question, or ValueError when a field cannot be used."""
     if question is None or not str(question).strip():
         raise ValueError(f"{place}: 'question' is empty")
-    if not answers or not all(isinstance(answer, (str, int, float)) and str(answer).strip() for answer in answers):
+    if not isinstance(question, str):
+        raise ValueError(f"{place}: 'question' is {question!r}: give a text")
+    if not answers or not all(map(_is_answer, answers)):
         raise ValueError(f"{place}: 'answers' must hold at least one non-empty answer, and only texts and numbers")
     texts = tuple(str(answer) for answer in answers)
     try:
@@ -143,6 +156,13 @@ def _checked(place: str, question: Any, answers: list[Any], document: Any, kind:
         if value is not None and not (isinstance(value, str) and value.strip()):
             raise ValueError(f"{place}: '{name}' is {value!r}: give a text, or leave it out")
     return Question(str(question), texts, document, kind, place=place)
+
+
+def _is_answer(answer: Any) -> bool:
+    """A text or a number; not what JSON has besides: true, a list, and what Python reads as one: NaN."""
+    if isinstance(answer, float):
+        return math.isfinite(answer)
+    return bool(answer.strip()) if isinstance(answer, str) else type(answer) is int
 
 
 def _merged(questions: list[Question]) -> list[Question]:
@@ -237,10 +257,12 @@ def evaluation_texts(questions: str | None, task_data: Mapping[str, str] | None 
 
 def _task_texts(path: Path) -> list[str]:
     """The questions of JSON lines, or the lines of a text."""
-    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    lines = [line for line in _read_text(path, "task's file").split("\n") if line.strip()]
+    if not lines:
+        raise ValueError(f"task's file {path} is empty: name another, or leave the task out")
     if path.suffix != ".jsonl":
         return lines
     try:
         return [str(json.loads(line)["question"]) for line in lines]
-    except (ValueError, KeyError, TypeError) as error:
+    except BROKEN as error:
         raise ValueError(f"{path}: every line of a task's file needs a 'question' ({error!r})") from None

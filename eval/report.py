@@ -18,7 +18,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from active_reading.eval.changes import Json, base_of, finite, points_of
+from active_reading.eval.changes import Json, base_of, finite, forgetting_keys, points_of, score_of
 from active_reading.eval.grade import grading_note
 from active_reading.eval.heat_map import heat_map
 from active_reading.eval.plane import METHOD_COLOURS, OTHER_COLOUR, PLANES, plane, write_figures
@@ -35,6 +35,7 @@ from active_reading.eval.tables import (
     metric_name,
     score_cell,
     score_columns,
+    set_sizes,
 )
 from active_reading.eval.words import duration, extremes, plain, typeset, verdict
 
@@ -86,6 +87,9 @@ def render_page(results: Json) -> str:
         colours={point.method: METHOD_COLOURS.get(point.method, OTHER_COLOUR) for point in points},
         metric_name=metric_name,
         columns=columns,
+        sizes=set_sizes(models),
+        score_of=score_of,
+        num_older=len(forgetting_keys(base)),
         rows=[(model, [score_cell(results, model, base, *c) for c in columns]) for model in models],
         kinds=kinds,
         kind_keys=kind_keys,

@@ -1,8 +1,8 @@
 """The models in one table: as aligned text for the terminal, as markdown for a pull request."""
 
-from active_reading.eval.changes import Json, Score, base_of, change, finite, measured
+from active_reading.eval.changes import Json, base_of, change, finite, measured, score_of
 from active_reading.eval.grade import grading_note
-from active_reading.eval.tables import learning_keys
+from active_reading.eval.tables import asked_note, learning_keys
 from active_reading.eval.words import verdict
 
 ERROR_NOTE = "+- is one standard error over questions, from one run with one seed."
@@ -20,24 +20,26 @@ def summary_cells(results: Json) -> list[list[str]]:
         row += [str(measured(model, "learning", key)) for key in keys]
         for key in (("general_questions", "f1"), ("general_text", "nll")):
             row += [str(measured(model, *key)), change(results, model, base, *key).signed()]
-        away = (model.get("divergence") or {}).get("general_text") or {}
-        rows.append([*row, str(Score(away.get("kl"), away.get("kl_se")))])
+        rows.append([*row, str(score_of((model.get("divergence") or {}).get("general_text"), "kl"))])
     return rows
 
 
 def summary_table(results: Json) -> str:
-    """The models as an aligned plain-text table for the terminal."""
+    """The models as an aligned plain-text table for the terminal, and how much they were asked."""
     rows = summary_cells(finite(results))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    note = asked_note(results["models"])
+    return "\n".join([*lines, "", note] if note else lines)
 
 
 def summary_markdown(results: Json) -> str:
     header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in summary_cells(results))
     lines = [f"# {results['study']}", "", verdict(results), ""]
     lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
-    lines += ["", f"{ERROR_NOTE} Changes are against the base; KL is from its predictions, nats."]
+    note = f"{ERROR_NOTE} Changes are against the base; KL is from its predictions, nats."
+    lines += ["", f"{asked_note(results['models'])} {note}".strip()]
     if results.get("grading"):
         lines += ["", grading_note(results["grading"])]
     return "\n".join([*lines, ""])

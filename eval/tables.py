@@ -1,6 +1,6 @@
 """The rows of a report's tables: scores, kinds of questions, matched learning, drops, coverage."""
 
-from active_reading.eval.changes import Json, Score, as_score, base_of, change, measured, points_of
+from active_reading.eval.changes import Json, Score, as_score, base_of, change, measured, points_of, score_of
 from active_reading.eval.plane import drawable
 from active_reading.eval.tradeoff import matched_rows
 
@@ -38,6 +38,23 @@ def metric_keys(block: Json) -> list[str]:
     return [key for key in METRICS if key in block] + others
 
 
+def set_sizes(models: list[Json]) -> dict[str, int]:
+    """How many items each set has; `learning` are the gold questions."""
+    sizes: dict[str, int] = {}
+    for model in models:
+        for name, block in {"learning": model["learning"], **(model["retention"] or {})}.items():
+            if block and block.get("n") is not None:
+                sizes.setdefault(name, block["n"])
+    return sizes
+
+
+def asked_note(models: list[Json]) -> str:
+    """How many items the scores are means of, in a sentence; nothing where it is not known."""
+    sizes = set_sizes(models)
+    told = ", ".join(f"{'gold questions' if n == 'learning' else n.replace('_', ' ')} {sizes[n]:,}" for n in sizes)
+    return f"Items: {told}." if told else ""
+
+
 def metric_name(key: str) -> str:
     return (METRICS | TASK_METRICS).get(key) or key.replace("_", " ").replace(",", ", ").capitalize()
 
@@ -60,11 +77,7 @@ def kind_rows(models: list[Json]) -> tuple[list[tuple[str, int]], list[tuple[Jso
 def kind_cells(block: Json, kinds: list[tuple[str, int]], keys: list[str]) -> list[Score]:
     """These scores on each kind in turn, unknown where the block is not split."""
     split = block.get("kinds") or {}
-    return [
-        Score((split.get(kind) or {}).get(key), (split.get(kind) or {}).get(f"{key}_se"))
-        for kind, _ in kinds
-        for key in keys
-    ]
+    return [score_of(split.get(kind), key) for kind, _ in kinds for key in keys]
 
 
 def matched(results: Json) -> Json | None:

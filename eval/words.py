@@ -1,9 +1,27 @@
 """What a report says in words: the verdict, the numbers to see first, numbers and settings as text."""
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from active_reading.eval.changes import Json, Point, Score, change, pairs_to_compare, points_of
+
+
+class Learner(NamedTuple):
+    """The model that learned most, by which of a point's numbers, and whether that is more than chance."""
+
+    point: Point
+    field: str  # f1 or answer_gain
+    clear: bool
+
+
+def learned_most(points: list[Point]) -> Learner | None:
+    """By F1 among the models whose F1 rose clearly; where there is none, by the NLL of the gold answers among those
+    where it fell clearly; else the highest F1, which is not clear. None when no trained model has an F1."""
+    trained = [point for point in points if point.method is not None and point.f1.value is not None]
+    for field, gain in (("f1", "f1_gain"), ("answer_gain", "answer_gain")):
+        if rose := [point for point in trained if _rose(getattr(point, gain))]:
+            return Learner(max(rose, key=lambda point: getattr(point, field).value or 0), field, True)
+    return Learner(max(trained, key=lambda point: point.f1.value or 0), "f1", False) if trained else None
 
 
 def verdict(results: Json) -> str:
@@ -13,19 +31,16 @@ def verdict(results: Json) -> str:
     """
     points = points_of(results)
     before = next((point.f1 for point in points if point.method is None), Score(None))
-    trained = [point for point in points if point.method is not None and point.f1.value is not None]
-    if not trained:
+    found = learned_most(points)
+    if not found:
         return "No trained model has been measured."
-    likelier = max(trained, key=lambda point: point.answer_gain.value or 0)
-    best = max(trained, key=lambda point: point.f1.value or 0)
-    by_f1 = any(_rose(point.f1_gain) for point in trained) or not _rose(likelier.answer_gain)
+    best, by_f1 = found.point, found.field == "f1"
     if not by_f1:
-        best = likelier
         learned = (
             f"{best.name} learned most: the NLL of the gold answers fell by {best.answer_gain} nats, "
             "though no F1 rose clearly"
         )
-    elif _rose(best.f1_gain):
+    elif found.clear:
         learned = f"{best.name} learned most, F1 {best.f1} against {Score(before.value)} for the base"
     elif best.f1_gain.value is None:
         learned = f"{best.name} scores highest, F1 {best.f1}"
@@ -61,9 +76,12 @@ def data_clause(results: Json, by_f1: bool) -> str:
 def extremes(points: list[Point]) -> list[tuple[str, str, str]]:
     """The numbers to see first: label, model, value."""
     trained = [point for point in points if point.method is not None]
-    learned = sorted(filter(lambda p: p.f1.value is not None, trained), key=lambda p: p.f1.value or 0)
     lost = sorted(filter(lambda p: p.loss.value is not None, trained), key=lambda p: p.loss.value or 0)
-    rows = [("Learned most, F1", point.name, str(point.f1)) for point in learned[-1:]]
+    rows = []
+    if best := learned_most(points):
+        by_f1 = "Learned most, F1" if best.clear else "Highest F1, not clearly learned"
+        label = by_f1 if best.field == "f1" else "Learned most, fall of the gold answers' NLL"
+        rows = [(label, best.point.name, str(getattr(best.point, best.field)))]
     rows += [("Forgot least, NLL", point.name, point.loss.signed()) for point in lost[:1]]
     return rows + [("Forgot most, NLL", point.name, point.loss.signed()) for point in lost[1:][-1:]]
 

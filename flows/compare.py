@@ -9,11 +9,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from active_reading.eval.continual import continual_scores
+from active_reading.eval.paired import item_of
 from active_reading.flows.results import SCHEMA
-from active_reading.flows.steps import Step, read_step
+from active_reading.flows.steps import CONFIG, Step, read_step
 
 Run = dict[str, Any]
+Items = dict[str, set[tuple[str, tuple[str, ...]]]]  # by set; a question with its accepted answers, or a text
+OF_RUN, OF_MODEL = ("study", "created", "models"), ("name", "method", "learning", "retention", "evaluation")
+HOW = ("few_shot", "question_format", "max_new_tokens")  # a question asked otherwise is another question
 
 
 def compare_runs(folders: list[Path], into: Path, sequence: bool = False) -> str:
@@ -25,12 +31,20 @@ def compare_runs(folders: list[Path], into: Path, sequence: bool = False) -> str
     """
     from active_reading.eval.comparison import comparison_table, write_comparison
 
-    if len({folder.resolve() for folder in folders}) < 2:
+    if len({folder.resolve() for folder in folders}) < len(folders) or len(folders) < 2:
         raise ValueError("name two runs or more, each another folder")
+    if into.exists() and not into.is_dir():
+        raise ValueError(f"{into} is a file: name a folder for the comparison, --into FOLDER")
     runs = [(name, _results(folder)) for name, folder in zip(_names(folders), folders, strict=True)]
     asked = [_items(folder, results) for folder, (_, results) in zip(folders, runs, strict=True)]
-    for folder, items in zip(folders[1:], asked[1:], strict=True):
-        _check_same(folders[0], asked[0], folder, items)
+    for folder, (items, how) in zip(folders[1:], asked[1:], strict=True):
+        _check_same(folders[0], asked[0][0], folder, items)
+        for key, value in asked[0][1].items():
+            if value != how[key]:
+                raise ValueError(
+                    f"{folders[0]} and {folder} were not asked the same: evaluate.{key} was {value!r} and "
+                    f"{how[key]!r}: evaluate both with the same settings"
+                )
     found = {
         "runs": [{"run": name, "study": results["study"], "created": results["created"]} for name, results in runs],
         "models": [
@@ -55,57 +69,84 @@ def _results(folder: Path) -> Run:
     try:
         results: Run = json.loads(path.read_text(encoding="utf-8"))
         found = results.get("schema", 1)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is not the results of a run ({error})") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is not the results of a run ({error}): {_again(folder)}") from error
     if found != SCHEMA:
-        raise ValueError(
-            f"{path} has schema {found}, and this program reads {SCHEMA}: make the report again "
-            f"(active-reading report {folder / 'study.yaml'})"
-        )
+        newer = isinstance(found, int) and found > SCHEMA
+        cure = "install the newer program that wrote it" if newer else _again(folder)
+        raise ValueError(f"{path} has schema {found!r}, and this program reads {SCHEMA}: {cure}")
+    _check_whole(path, results)
     return results
 
 
-def _items(folder: Path, results: Run) -> dict[str, set[str]]:
-    """What the run's first model was asked, by set."""
-    step: Step | None = read_step(folder / results["models"][0]["evaluation"])
-    if step is None:
+def _check_whole(path: Path, results: Run) -> None:
+    """Raise ValueError unless the results have what a comparison reads."""
+    try:
+        lacking = [key for key in OF_RUN if key not in results]
+        lacking += [f"models.{key}" for model in results["models"] for key in OF_MODEL if key not in model]
+        if not (lacking or any(model["method"] is None for model in results["models"])):
+            lacking = ["the base among its models"]
+    except (KeyError, TypeError):
+        lacking = ["models"]
+    if lacking:
+        raise ValueError(f"{path} is damaged, it lacks {lacking[0]}: {_again(path.parent)}")
+
+
+def _again(folder: Path) -> str:
+    return f"make the report again (active-reading report {folder / 'study.yaml'})"
+
+
+def _items(folder: Path, results: Run) -> tuple[Items, dict[str, Any]]:
+    """What the run's first model was asked, by set, and how."""
+    name = results["models"][0]["evaluation"]
+    step: Step | None = read_step(folder / name)
+    sets: Items = {}
+    try:
+        if step is None:
+            raise ValueError("a file is missing or cut")
+        for file in ("samples.jsonl", "retention.jsonl"):
+            for line in filter(None, (step.folder / file).read_text(encoding="utf-8").split("\n")):
+                row = json.loads(line)
+                sets.setdefault(row.get("set", "gold questions"), set()).add(item_of(row))
+        config = yaml.safe_load((step.folder / CONFIG).read_text(encoding="utf-8"))
+        shots = {Path(task["name"]).stem: task["few_shot"] for task in config.get("tasks", [])}
+        return sets, {key: config.get(key) for key in HOW} | {"tasks.few_shot": shots}
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(
-            f"{folder}: the evaluation {results['models'][0]['evaluation']} is not whole: run it again"
-        )
-    sets: dict[str, set[str]] = {}
-    for name in ("samples.jsonl", "retention.jsonl"):
-        for line in filter(None, (step.folder / name).read_text(encoding="utf-8").split("\n")):
-            row = json.loads(line)
-            sets.setdefault(row.get("set", "gold questions"), set()).add(row.get("question") or row["text"])
-    return sets
+            f"{folder}: the evaluation {name} is not whole ({error}): delete its folder and {_again(folder)}"
+        ) from error
 
 
-def _check_same(first: Path, mine: dict[str, set[str]], second: Path, other: dict[str, set[str]]) -> None:
+def _check_same(first: Path, mine: Items, second: Path, other: Items) -> None:
     for name in sorted(mine.keys() | other.keys()):
         left, right = mine.get(name, set()), other.get(name, set())
         for folder, alone in ((first, left - right), (second, right - left)):
             if alone:
+                text, answers = min(alone)
+                told = f", answers {list(answers)}" if answers else ""
                 raise ValueError(
                     f"{first} and {second} were not asked the same: of {name}, {len(alone)} items are only of "
-                    f"{folder} (the first: {min(alone)[:80]!r}): evaluate both with the same settings"
+                    f"{folder} (the first: {text[:80]!r}{told}): evaluate both with the same settings"
                 )
 
 
 def _matrix(runs: list[tuple[str, Run]]) -> dict[str, Any]:
     """R[i][j]: F1 on corpus j after corpus i, of each run's best model; row 0 is the first run's base."""
     base = next(model for model in runs[0][1]["models"] if model["method"] is None)
-    last = []
-    for name, results in runs:
-        trained = [model for model in results["models"] if model["method"] and model["learning"]]
-        if not trained:
-            raise ValueError(f"{name} has no trained model with gold questions")
-        last.append(max(trained, key=lambda model: model["learning"]["f1"]))
     corpora = list((base["learning"] or {}).get("kinds") or {})
     if len(corpora) != len(runs):
         raise ValueError(
             f"{len(runs)} runs in sequence need questions of {len(runs)} kinds, one a corpus and in the runs' "
             f"order, and there are {len(corpora)} ({', '.join(corpora) or 'none'})"
         )
+    last = []
+    for name, results in runs:
+        trained = [model for model in results["models"] if model["method"] and model["learning"]]
+        if not trained:
+            raise ValueError(f"{name} has no trained model with gold questions")
+        if lacking := [corpus for corpus in corpora if corpus not in (trained[0]["learning"].get("kinds") or {})]:
+            raise ValueError(f"{name} has no questions of the kind {lacking[0]!r}, which {runs[0][0]} has")
+        last.append(max(trained, key=lambda model: model["learning"]["f1"]))
     rows = [[model["learning"]["kinds"][corpus]["f1"] for corpus in corpora] for model in (base, *last)]
     labels = ["base", *(name for name, _ in runs)]
     return {"corpora": corpora, "after": labels, "scores": rows, **continual_scores(rows)}

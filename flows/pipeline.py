@@ -40,6 +40,8 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     """
     if until == "grade" and not study.evaluate.grade:
         raise ValueError("no answers are graded: set evaluate.grade to the model that grades them")
+    if until == "judge" and not study.judge.is_on:
+        raise ValueError("no texts are judged: set judge.statements=true, judge.answers=true, or both")
     prepare(study)
     documents = task(stages.ingest, "ingest")(study)
     if until == "ingest":

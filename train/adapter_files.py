@@ -133,6 +133,8 @@ def read_adapter(folder: Path) -> AdapterFiles:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; ValueError when it is missing or damaged."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file")
     try:
         return dict(load_file(path))
     except FileNotFoundError:

@@ -24,8 +24,17 @@ def base_of(model: str | Path) -> str | Path:
 
 
 def load_tokenizer(model: str | Path) -> Any:
-    """The tokenizer of a model folder or Hugging Face id, with a padding token."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    """The tokenizer of a model folder or Hugging Face id, with a padding token.
+
+    Raises ValueError, with the cure, where there is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the model in {model} has no tokenizer that loads: copy tokenizer.json and tokenizer_config.json of "
+            f"the model it comes from beside it ({' '.join(str(error).split())[:120]})"
+        ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -102,6 +102,8 @@ def read_patch(path: Path) -> Patch:
 
 def write_patch(patch: Patch, path: Path) -> None:
     """Write a patch file, whole or not at all."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file for the patch")
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {FORMAT: json.dumps(patch.facts, sort_keys=True)}  # one entry: several are written in any order
     partial = path.with_name(f"{path.name}.partial")
@@ -145,7 +147,11 @@ def merge_patches(paths: list[Path], path: Path) -> None:
         parts = [patch for patch in patches if table in patch.tables]
         rows, order = torch.cat([patch.tensors[f"{table}.rows"] for patch in parts]).sort()
         if len(both := rows[1:][rows[1:] == rows[:-1]].unique()):
-            raise ValueError(f"conflict: {len(both)} rows of table {table} are moved by more than one patch")
+            moving = [str(name) for name, patch in zip(paths, patches, strict=True) if _moves(patch, table, both)]
+            raise ValueError(
+                f"conflict: {len(both)} rows of table {table} are moved by more than one patch "
+                f"({', '.join(moving)}): merge those that move different rows, or train one after the other"
+            )
         merged.tensors[f"{table}.rows"] = rows
         for kind in ("after", "learned"):
             merged.tensors[f"{table}.{kind}"] = torch.cat([p.tensors[f"{table}.{kind}"] for p in parts])[order]
@@ -162,6 +168,10 @@ def merge_patches(paths: list[Path], path: Path) -> None:
     write_patch(merged, path)
 
 
+def _moves(patch: Patch, table: str, rows: Tensor) -> bool:
+    return table in patch.tables and bool(torch.isin(patch.tensors[f"{table}.rows"], rows).any())
+
+
 def _move(path: Path, adapter: Path, forward: bool) -> None:
     patch, files = read_patch(path), read_adapter(adapter)
     _check_same_memory(_facts(files), patch.facts, adapter, path)
@@ -170,9 +180,12 @@ def _move(path: Path, adapter: Path, forward: bool) -> None:
         rows, after = patch.tensors[f"{table}.rows"], patch.tensors[f"{table}.after"].float()
         start, end = (patch.before(table).float(), after) if forward else (after, patch.before(table).float())
         if differ := int((files.rows(table, rows) != start).any(1).sum()):
+            if torch.equal(files.rows(table, rows), end):
+                raise ValueError(f"{path} is {'already' if forward else 'not'} applied to {adapter}: nothing to do")
             state = "before it" if forward else "after it"
             raise ValueError(
-                f"conflict: {differ} rows of table {table} in {adapter} are not as {path} knows them {state}"
+                f"conflict: {differ} rows of table {table} in {adapter} are not as {path} knows them {state}: "
+                "revert what was applied or trained since first"
             )
         files.set_rows(table, rows, end)
         files.tensors[f"{table}.background_counts"][rows] += sign * patch.tensors[f"{table}.learned"]

@@ -61,6 +61,8 @@ def train_model(
     try:
         loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except NotFinite as problem:
+        if loop.state.global_step == 0:
+            raise ValueError(f"{problem}, before any training: the weights in {base_model} are broken") from None
         kept = _keep_last_good(loop, student, folder, provenance)
         raise ValueError(f"{problem}: lower train.learning_rates.{method} ({kept})") from None
     except (RuntimeError, MemoryError) as error:

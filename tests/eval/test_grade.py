@@ -111,7 +111,7 @@ def test_a_model_without_any_grade_has_no_mean():
     figures = grade_answers({"base": rows_of((TOWN, "x"))}, Grader({"x": ""})).figures
     assert figures["models"]["base"]["graded"] is None
     assert figures["agreement"] is None
-    assert "1 without a verdict); it graded" in describe_grades(figures)
+    assert "1 without a verdict); no question has a second" in describe_grades(figures)
 
 
 def test_grades_are_split_by_kind_as_the_other_scores_are():
@@ -218,7 +218,7 @@ def test_the_note_says_who_graded_and_what_that_is_worth():
 def test_without_second_answers_the_note_says_that_there_were_none():
     figures = grade_answers({"base": rows_of((TOWN, "x"))}, Grader()).figures
     assert figures["right"] == {"n": 0, "told": None, "told_se": None, "ungraded": 0}
-    assert "it graded 0 of 0 second answers of the questions' own right" in describe_grades(figures)
+    assert "; no question has a second accepted answer, so that nothing says whether it" in describe_grades(figures)
 
 
 def test_the_template_says_all_before_the_answer_and_has_an_example_of_each_verdict():

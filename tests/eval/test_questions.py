@@ -50,6 +50,7 @@ def test_line_breaks_of_unicode_inside_a_question_do_not_end_its_line(tmp_path):
         '{"question": "Who?", "answers": "Ada"}',
         '["question", "answers"]',
         "7",
+        '{"question": ' + "[" * 100_000,
     ],
 )
 def test_a_bad_line_is_named_with_its_file_and_what_it_needs(tmp_path, line):
@@ -78,14 +79,24 @@ def test_a_question_with_half_a_surrogate_pair_is_named(tmp_path):
 
 
 def test_a_file_without_questions_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="questions.jsonl is empty"):
+    with pytest.raises(ValueError, match=r'questions.jsonl is empty: give it lines like \{"question"'):
         read_questions(write(tmp_path, "", " "))
+
+
+def test_a_file_of_impossible_questions_alone_is_not_called_empty(tmp_path):
+    with pytest.raises(ValueError, match="gold.json has no question with an answer"):
+        read_questions(squad(tmp_path, {"question": "Why?", "answers": [], "is_impossible": True}))
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_so(tmp_path):
+    with pytest.raises(ValueError, match="is a folder: name a file"):
+        read_questions(tmp_path)
 
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path):
     path = tmp_path / "latin.jsonl"
     path.write_bytes('{"question": "O\u00f9?", "answers": ["l\u00e0"]}\n'.encode("latin-1"))
-    with pytest.raises(ValueError, match="latin.jsonl is not UTF-8 text"):
+    with pytest.raises(ValueError, match="latin.jsonl is not UTF-8 text .*: unpack it, or save it as UTF-8"):
         read_questions(path)
 
 
@@ -148,6 +159,10 @@ def test_kind_and_document_are_read_and_a_document_id_is_as_good(tmp_path):
         (row("When?", "1921", document=["a.md"]), r":2: 'document' is \['a.md'\]"),
         (row("When?", ["1921"]), r":2: 'answers' must hold .* only texts and numbers"),
         (row("When?", None), r":2: 'answers' must hold"),
+        (row("When?", True), r":2: 'answers' must hold .* only texts and numbers"),
+        (row("When?", float("nan")), r":2: 'answers' must hold .* only texts and numbers"),
+        (row({"text": "When?"}, "1921"), r":2: 'question' is \{'text': 'When\?'\}: give a text"),
+        (row(5, "1921"), r":2: 'question' is 5: give a text"),
         (row("Which grade?", "B", "A"), r":2: nothing of the answer 'A' is left .*: word it otherwise"),
     ],
 )
@@ -217,7 +232,9 @@ def test_a_bad_question_of_a_squad_file_is_named_by_its_id(tmp_path):
         read_questions(path)
 
 
-@pytest.mark.parametrize("text", ["", GOOD, "[]", '{"data": 3}', '{"questions": []}', GOOD + "\n" + GOOD])
+@pytest.mark.parametrize(
+    "text", ["", GOOD, "[]", '{"data": 3}', '{"questions": []}', GOOD + "\n" + GOOD, "[" * 100_000]
+)
 def test_json_that_is_not_squads_is_refused_with_both_formats(tmp_path, text):
     path = tmp_path / "gold.json"
     path.write_text(text)
@@ -246,3 +263,11 @@ def test_the_evaluation_shows_the_questions_and_lines_of_local_tasks(tmp_path):
     asked.write_text("nothing")
     with pytest.raises(ValueError, match="asked.jsonl: every line of a task's file needs a 'question'"):
         evaluation_texts(None, {"one": str(asked)})
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"\n", "is empty"), (b"\xc1\xff", "is not UTF-8 text")])
+def test_a_task_file_that_holds_nothing_to_ask_is_named(tmp_path, content, message):
+    path = tmp_path / "asked.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"task's file .*asked.jsonl {message}"):
+        evaluation_texts(None, {"one": str(path)})

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from active_reading.eval.changes import Score, finite, forgetting, pairs_to_compare
+from active_reading.eval.changes import Score, finite, forgetting, pairs_to_compare, points_of
 from active_reading.eval.report import write_report
 from active_reading.eval.summary import summary_table
 from active_reading.eval.tables import drop_rows
-from active_reading.eval.words import verdict
+from active_reading.eval.words import extremes, verdict
 
 HOSTILE = "<script>alert(1)</script>"
 DOCUMENT = "# Orsella\n\nOrsella was born in 1921 & named a moss <lazurine>.\n\nShe kept a heron, Admiral.\n"
@@ -189,13 +189,34 @@ def test_no_nan_reaches_the_files(results: dict[str, Any], tmp_path: Path) -> No
 
 def test_the_summaries_have_one_line_a_model(results: dict[str, Any], tmp_path: Path) -> None:
     names = [model["name"] for model in results["models"]]
-    header, rule, *lines = summary_table(results).splitlines()
+    header, rule, *lines, empty, note = summary_table(results).splitlines()
+    assert (empty, note) == (
+        "",
+        "Items: gold questions 140, general questions 110, general text 40, docstrings 60.",
+    )
     assert [line.split()[0] for line in lines] == names
     assert len(rule) >= len(header)
     assert "0.580 +- 0.030" in lines[-1]
     page_of(results, tmp_path)
     markdown = (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
     assert [line.split()[1] for line in markdown.splitlines() if line.startswith("| ")][2:] == names
+    assert note in markdown
+
+
+def test_a_single_item_has_no_error(results: dict[str, Any], tmp_path: Path) -> None:
+    one = {"n": 1, "f1": 0.5, "f1_se": 0.0, "answer_nll": 3.925, "answer_nll_se": 0.0}
+    for model in results["models"]:
+        model["learning"] |= one | {
+            "kinds": {"seen": {**one, "n": 2, "f1_se": 0.25, "answer_nll": 2.0}, "alone": one}
+        }
+        model["divergence"] = {"general_text": {"n": 1, "kl": 0.125, "kl_se": 0.0}}
+    results["ceilings"] = {"base, with search": one}
+    page = page_of(results, tmp_path)
+    for told in (r"3\.925", r"0\.1250"):
+        assert re.findall(f"{told}(.{{,20}})", page)
+        assert not [rest for rest in re.findall(f"{told}(.{{,20}})", page) if "se" in rest]
+    assert '0.500<span class="se"> &plusmn; 0.250' in page
+    assert "| 3.925 |" in (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
 
 
 def test_the_summary_tells_the_distance_on_general_text_as_one_number(
@@ -253,6 +274,30 @@ def test_where_no_f1_rose_clearly_the_likelihood_of_the_gold_answers_decides(res
     assert sentence.startswith("augmented-lora learned most: the NLL of the gold answers fell by 0.200 +- ")
     assert "though no F1 rose clearly" in sentence
     assert sentence.endswith("augmented data beat naive data on that NLL for 3 of 3 methods (3 clearly).")
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("f1", 1), ("answer_nll", -1)])
+def test_a_larger_but_unclear_rise_does_not_hide_a_clear_one(
+    results: dict[str, Any], metric: str, sign: int
+) -> None:
+    for compared in results["comparisons"]:
+        for key, way in (("f1", 1), ("answer_nll", -1)):
+            wide = {"low": -2.0, "high": 2.0, "mean": way * 0.5}
+            compared["sets"]["learning"]["metrics"][key] |= wide
+        if compared["after"] == "augmented-lora":
+            low, high = sorted((sign * 0.05, sign * 0.15))
+            compared["sets"]["learning"]["metrics"][metric] |= {"mean": sign * 0.1, "low": low, "high": high}
+    assert verdict(results).startswith("augmented-lora learned most")
+    label, name, _ = extremes(points_of(results))[0]
+    assert (label.startswith("Learned most"), name) == (True, "augmented-lora"), "the page says the same twice"
+
+
+def test_the_highest_f1_of_models_that_did_not_learn_is_not_called_learned(results: dict[str, Any]) -> None:
+    results["models"] = [fake_model("base", 0.03, 4.1, 0.0)]
+    results["models"] += [fake_model(f"naive-{method}", 0.03, 4.1, 0.0) for method in ("full", "lora")]
+    results["comparisons"] = fake_comparisons(results["models"])
+    assert "the best, naive-full," in verdict(results)
+    assert extremes(points_of(results))[0] == ("Highest F1, not clearly learned", "naive-full", "0.030 +- 0.030")
 
 
 def test_a_change_is_clear_by_its_paired_interval_and_not_by_the_errors_of_the_means(
@@ -511,6 +556,12 @@ def test_no_ratio_is_told_of_a_score_near_zero(results: dict[str, Any]) -> None:
     assert all(row["relative"] is None for row in drop_rows(results))
 
 
+def test_the_page_counts_the_sets_that_forgetting_is_the_mean_of(results: dict[str, Any], tmp_path: Path) -> None:
+    for model in results["models"]:  # a task without NLL is not one of them
+        model["retention"]["hellaswag"] = {"n": 20, "acc": 0.3, "acc_se": 0.1}
+    assert "averaged over\n3 sets." in page_of(results, tmp_path)
+
+
 def test_a_standard_task_is_a_column_and_its_accuracy_is_better_higher(
     results: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -518,7 +569,7 @@ def test_a_standard_task_is_a_column_and_its_accuracy_is_better_higher(
         model["retention"]["hellaswag"] = {"n": 9, "acc": score, "acc_se": 0.01, "word_perplexity": 9.0}
     results["comparisons"] = fake_comparisons(results["models"])
     page = page_of(results, tmp_path)
-    assert "Hellaswag</th>" in page
+    assert "Hellaswag (9)</th>" in page
     assert "<th>Accuracy</th>" in page
     assert page.count('<small class="worse">\u22120.100 ± 0.014</small>') == 6
 

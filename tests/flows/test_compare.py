@@ -17,14 +17,22 @@ def summary(f1: float) -> dict[str, Any]:
     return {"n": 2, "f1": f1, "f1_se": 0.01, "exact_match": f1, "exact_match_se": 0.01}
 
 
-def make_run(folder: Path, f1: float, question: str = "Who?", kinds: dict[str, float] | None = None) -> Path:
+def make_run(
+    folder: Path,
+    f1: float,
+    question: str = "Who?",
+    kinds: dict[str, float] | None = None,
+    answers: tuple[str, ...] = ("Ada",),
+    **config: Any,
+) -> Path:
     def build(step: Path) -> dict[str, Any]:
-        (step / "samples.jsonl").write_text(json.dumps({"question": question}) + "\n", encoding="utf-8")
+        asked = {"question": question, "answers": answers}
+        (step / "samples.jsonl").write_text(json.dumps(asked) + "\n", encoding="utf-8")
         row = {"set": "general_text", "text": "A text\u2028with a line end."}
         (step / "retention.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
         return {}
 
-    step = run_step(folder, "evaluate-base", 1, {}, {}, build)
+    step = run_step(folder, "evaluate-base", 1, config, {}, build)
     models = []
     for name, method, score in (("base", None, 0.1), (f"naive-{HOSTILE}", "full", f1)):
         learning = summary(score)
@@ -52,15 +60,67 @@ def test_every_model_of_every_run_is_in_the_table_and_the_files(tmp_path):
 
 def test_runs_that_were_not_asked_the_same_are_refused_with_what_differs(tmp_path):
     runs = [make_run(tmp_path / "a", 0.4), make_run(tmp_path / "b", 0.4, question="When?")]
-    with pytest.raises(ValueError, match=r"of gold questions, 1 items are only of .*a \(the first: 'Who\?'\)"):
+    with pytest.raises(ValueError, match=r"of gold questions, 1 items are only of .*a \(the first: 'Who\?', "):
         compare_runs(runs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"answers": ("Ada", "Ada L.")}, r"1 items are only of .*a \(the first: 'Who\?', answers \['Ada'\]\)"),
+        ({"few_shot": 0}, "evaluate.few_shot was 5 and 0: evaluate both with the same settings"),
+        ({"max_new_tokens": 1}, "evaluate.max_new_tokens was None and 1"),
+        ({"tasks": [{"name": "arc_easy", "few_shot": 3}]}, r"tasks.few_shot was \{\} and \{'arc_easy': 3\}"),
+    ],
+)
+def test_one_question_with_other_answers_or_settings_is_not_the_same(tmp_path, other, message):
+    runs = [make_run(tmp_path / "a", 0.4, few_shot=5), make_run(tmp_path / "b", 0.4, **({"few_shot": 5} | other))]
+    with pytest.raises(ValueError, match=message):
+        compare_runs(runs, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "lacking"),
+    [
+        ({"models": []}, "the base among its models"),
+        ({"models": None}, "models"),
+        ({"models": [{"name": "base", "method": None}]}, "models.learning"),
+    ],
+)
+def test_results_that_lack_something_are_named_with_the_cure(tmp_path, change, lacking):
+    run, other = make_run(tmp_path / "a", 0.4), make_run(tmp_path / "b", 0.4)
+    path = other / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"results.json is damaged, it lacks {lacking}: make the report again"):
+        compare_runs([run, other], tmp_path / "out")
+
+
+def test_a_newer_schema_needs_a_newer_program_and_a_file_is_no_folder(tmp_path):
+    run, other = make_run(tmp_path / "a", 0.4), make_run(tmp_path / "b", 0.4)
+    path = other / "results.json"
+    with pytest.raises(ValueError, match="results.json is a file: name a folder"):
+        compare_runs([run, other], path)
+    newer = json.loads(path.read_text(encoding="utf-8")) | {"schema": SCHEMA + 1}
+    path.write_text(json.dumps(newer), encoding="utf-8")
+    with pytest.raises(ValueError, match="install the newer program"):
+        compare_runs([run, other], tmp_path / "out")
+
+
+def test_an_evaluation_whose_rows_are_damaged_is_named(tmp_path):
+    run, other = make_run(tmp_path / "a", 0.4), make_run(tmp_path / "b", 0.4)
+    rows = next(other.glob("evaluate-base-*/samples.jsonl"))
+    rows.write_text(rows.read_text(encoding="utf-8").replace("question", "qvestion"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"b: the evaluation evaluate-base-\w+ is not whole \('text'\)"):
+        compare_runs([run, other], tmp_path / "out")
 
 
 def test_a_folder_that_cannot_be_compared_is_named(tmp_path):
     run, other = make_run(tmp_path / "a", 0.4), make_run(tmp_path / "b", 0.4)
     with pytest.raises(ValueError, match="two runs or more"):
         compare_runs([run, run], tmp_path / "out")
+    with pytest.raises(ValueError, match="each another folder"):
+        compare_runs([run, other, run], tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty holds no results\.json"):
         compare_runs([run, tmp_path / "empty"], tmp_path / "out")
@@ -71,6 +131,7 @@ def test_a_folder_that_cannot_be_compared_is_named(tmp_path):
         (json.dumps(old), "schema 1, and this program reads 2: make the report again"),
         ("[]", "is not the results of a run"),
         ("{", "is not the results of a run"),
+        ("[" * 100_000, "is not the results of a run"),
     ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=message):
@@ -92,3 +153,6 @@ def test_corpora_in_sequence_make_a_matrix_and_what_follows_from_it(tmp_path):
     assert 'class="heat"' in (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
     with pytest.raises(ValueError, match=r"2 runs in sequence need questions of 2 kinds.*\(none\)"):
         compare_runs([make_run(tmp_path / n, 0.1) for n in "cd"], tmp_path / "out", sequence=True)
+    odd = make_run(tmp_path / "odd", 0.6, kinds={"one": 0.5, "three": 0.9})
+    with pytest.raises(ValueError, match="odd has no questions of the kind 'two', which first has"):
+        compare_runs([runs[0], odd], tmp_path / "out", sequence=True)

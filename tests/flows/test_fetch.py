@@ -69,6 +69,7 @@ def test_the_same_questions_have_the_same_file_and_others_another(tmp_path, monk
     [
         ({"prompt": ["Who?"]}, "row 1: needs the columns 'question' and 'answers', and has prompt"),
         ({"question": ["Who?"], "answers": [7]}, "row 1: 'answers' is 7: give a text or a list of texts"),
+        ({"question": ["Who?"], "answers": ["Zora"], "kind": [5]}, "row 1: 'kind' is 5: give a text, or leave"),
         ({"question": ["Who?"], "answers": [json.loads("[]")]}, "has no question with an answer"),
     ],
 )
@@ -81,4 +82,13 @@ def test_a_data_set_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
     study = study_on(tmp_path, SQUAD, monkeypatch)
     study.evaluate.questions_split = "nowhere"
     with pytest.raises(ValueError, match=r"data set .*asked.* \(split nowhere\) cannot be opened"):
+        fetch_questions(study)
+
+
+def test_a_data_set_that_breaks_off_is_named_with_the_last_row_that_was_read(tmp_path, monkeypatch):
+    study = study_on(tmp_path, SQUAD, monkeypatch)
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "validation.jsonl").write_text('{"question": "Who?", "answers":')
+    study.evaluate.questions = f"hf:{tmp_path / 'cut'}"
+    with pytest.raises(ValueError, match=r"data set '.*cut' cannot be read after row 0: "):
         fetch_questions(study)

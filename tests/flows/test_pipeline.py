@@ -601,3 +601,8 @@ def test_a_judges_answers_are_asked_once(project, tiny_model, monkeypatch):
     shutil.rmtree(first.folder)
     monkeypatch.setattr("active_reading.augment.generate.EchoEngine", no_engine)
     assert read_step(run_plain(judged, "judge")).summary == first.summary
+
+
+def test_judging_needs_something_to_judge(project, tiny_model):
+    with pytest.raises(ValueError, match=r"no texts are judged: set judge\.statements=true"):
+        run_plain(study_in(project, tiny_model), "judge")

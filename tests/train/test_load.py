@@ -52,3 +52,10 @@ def test_a_tokenizer_without_a_padding_token_pads_with_the_end(tiny_tokenizer, t
     path = tmp_path / "tokenizer_config.json"
     path.write_text(path.read_text().replace('"pad_token": "<|end|>"', '"pad_token": null'))
     assert load_tokenizer(tmp_path).pad_token == "<|end|>"
+
+
+def test_a_model_without_a_tokenizer_is_named_with_the_cure(tiny_model, tmp_path):
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text((tiny_model / "config.json").read_text())
+    with pytest.raises(ValueError, match=r"bare has no tokenizer that loads: copy tokenizer\.json"):
+        load_tokenizer(tmp_path / "bare")

@@ -155,14 +155,16 @@ def test_rows_that_are_not_as_the_patch_found_them_are_refused(states, tmp_path)
     patch = tmp_path / "second.patch"
     create_patch(states[1], states[2], patch)
     other = write(tmp_path / "other", {"0": {3: 9.0, 12: 1.0}}, batches=5)
-    for folder, move, rows, state in (
-        (states[0], apply_patch, 1, "before it"),  # row 3 has not learned what came first
-        (states[2], apply_patch, 2, "before it"),  # it is applied already
-        (other, apply_patch, 2, "before it"),
-        (states[1], revert_patch, 2, "after it"),  # it is not applied
+    for folder, move, message in (
+        # Row 3 has not learned what came first.
+        (states[0], apply_patch, "conflict: 1 rows of table 0 in .* before it: revert what was applied"),
+        (states[2], apply_patch, "second.patch is already applied to .*: nothing to do"),
+        (other, apply_patch, "conflict: 2 rows of table 0 in .* before it"),
+        (other, revert_patch, "conflict: 1 rows of table 0 in .* after it"),
+        (states[1], revert_patch, "second.patch is not applied to .*: nothing to do"),
     ):
         before = content(folder)
-        with pytest.raises(ValueError, match=f"conflict: {rows} rows of table 0 in .* {state}"):
+        with pytest.raises(ValueError, match=message):
             move(patch, folder)
         assert content(folder) == before, "a refused patch changes nothing"
 
@@ -212,6 +214,21 @@ def test_patches_that_move_the_same_row_are_not_merged(states, tmp_path):
     with pytest.raises(ValueError, match="conflict: 2 rows of table 0 are moved by more than one patch"):
         merge_patches([tmp_path / "one", tmp_path / "two"], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_conflict_of_several_patches_names_those_in_it(states, tmp_path):
+    for name, after in (("one", states[1]), ("two", states[2])):
+        create_patch(states[0], after, tmp_path / name)
+    with pytest.raises(ValueError, match=r"more than one patch \(.*one, .*two\): merge those that move"):
+        merge_patches([tmp_path / "one", tmp_path / "two"], tmp_path / "merged")
+
+
+def test_a_folder_in_the_place_of_a_patch_is_told_so_and_nothing_is_left(states, tmp_path):
+    create_patch(states[0], states[1], tmp_path / "one")
+    for call in (read_patch, lambda folder: merge_patches([tmp_path / "one"], folder)):
+        with pytest.raises(ValueError, match=f"{states[0]} is a folder: name a file"):
+            call(states[0])
+    assert not states[0].with_name(f"{states[0].name}.partial").exists()
 
 
 @pytest.mark.parametrize("share", [0, 0.2, 0.8, 0.99])

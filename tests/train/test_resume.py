@@ -182,3 +182,12 @@ def test_a_loss_that_is_not_finite_before_any_checkpoint_says_so(tiny_model, tmp
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+ .*no checkpoint was made before it"):
         train(tiny_model, "full", tmp_path, learning_rates=LearningRates(full=1e30))
     assert not (tmp_path / "last-good").exists()
+
+
+def test_a_loss_that_is_not_finite_before_any_training_is_the_models_own(tiny_model, tmp_path):
+    broken = load_model(tiny_model)
+    next(broken.parameters()).data.fill_(float("nan"))
+    shutil.copytree(tiny_model, tmp_path / "broken")
+    broken.save_pretrained(tmp_path / "broken")
+    with pytest.raises(ValueError, match="nan at step 1 .*before any training: the weights in .*broken are broken"):
+        train(tmp_path / "broken", "full", tmp_path / "run", num_tokens=100)
