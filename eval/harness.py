@@ -78,6 +78,20 @@ def run_tasks(
     return summaries, rows
 
 
+def check_tasks(tasks: list[TaskUse]) -> None:
+    """Raise ValueError for a task that the harness does not know or cannot read; data is not looked at."""
+    for use in tasks:
+        if use.definition is not None:
+            load_definition(use)
+    if named := [use for use in tasks if use.definition is None]:
+        _import()
+        from lm_eval.tasks import TaskManager
+
+        manager = TaskManager()
+        for use in named:
+            _check_known(use, manager)
+
+
 def load_definition(use: TaskUse) -> dict[str, Any]:
     """The configuration of a task from its YAML file, with the file of its data filled in."""
     _import()
@@ -86,7 +100,13 @@ def load_definition(use: TaskUse) -> dict[str, Any]:
     assert use.definition is not None
     if not use.definition.is_file():
         raise ValueError(f"evaluate.tasks: {use.definition} does not exist")
-    config = dict(load_yaml(use.definition, resolve_func=True))
+    try:
+        config = dict(load_yaml(use.definition, resolve_func=True))
+    except Exception as error:  # the functions that a definition names raise errors of many types, too
+        message = " ".join(str(error).split())
+        raise ValueError(
+            f"evaluate.tasks: {use.definition} is no definition of a task of the harness ({message[:200]})"
+        ) from error
     if use.data:
         config["metadata"] = {**(config.get("metadata") or {}), "data": use.data}
     return config
@@ -97,10 +117,7 @@ def _loaded(use: TaskUse, manager: Any) -> tuple[Any, str]:
     if use.definition is not None:
         config = load_definition(use)
         return config, str(config.get("output_type"))
-    if use.name not in manager.all_subtasks:
-        raise ValueError(
-            f"evaluate.tasks: lm-evaluation-harness has no task {use.name!r} (`lm_eval ls tasks` names them all)"
-        )
+    _check_known(use, manager)
     try:
         loaded = manager.load([use.name])["tasks"]
     except (OSError, ValueError) as error:
@@ -109,6 +126,13 @@ def _loaded(use: TaskUse, manager: Any) -> tuple[Any, str]:
             "take one of our tasks that read a local file, or leave it out"
         ) from error
     return use.name, str(next(iter(loaded.values())).OUTPUT_TYPE)
+
+
+def _check_known(use: TaskUse, manager: Any) -> None:
+    if use.name not in manager.all_subtasks:
+        raise ValueError(
+            f"evaluate.tasks: lm-evaluation-harness has no task {use.name!r} (`lm_eval ls tasks` names them all)"
+        )
 
 
 def _rows(samples: list[Row]) -> list[Row]:

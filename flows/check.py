@@ -25,6 +25,10 @@ def check_study(study: Study) -> ResolvedModel:
         for path in use.files:
             if not path.is_file():
                 raise ValueError(f"evaluate.tasks: {use.name}: {path} does not exist")
+    if study.evaluate.tasks:
+        from active_reading.eval.harness import check_tasks  # its import takes seconds
+
+        check_tasks(study.evaluate.tasks)
     evaluation = evaluation_texts(study.evaluate.questions, study.evaluate.task_data)
     if study.train.background:
         check_background(study.train.background, evaluation if study.decontaminate else {})

@@ -69,16 +69,21 @@ def evaluate(study: Study, chunks: Step, documents: Step, trained: Step | None, 
 
     def build(folder: Path) -> dict[str, Any]:
         from active_reading.eval.evaluate import evaluate_model
+        from active_reading.train.precision import compute_dtype
 
         answers = (study.root if trained else cache_folder()) / "answers"
+        who = model.revision, trained and trained.digest, str(compute_dtype())
+        passages = _passages(chunks, documents)
+        if questions and not trained:
+            _tell_of_other_documents(Path(questions), passages)
         with Progress(f"evaluate {name}") as progress:
             scores = evaluate_model(
                 trained.folder if trained else model.folder,
                 model.folder,
                 study.evaluate,
                 progress,
-                _passages(chunks, documents),
-                answers / f"{content_hash('answers', ANSWERS, model.revision, trained and trained.digest)}.jsonl",
+                passages,
+                answers / f"{content_hash('answers', ANSWERS, *who)}.jsonl",
                 folder / "lm_eval",
             )
         for rows, file_name in (("answers", SAMPLES), ("kept", "retention.jsonl")):
@@ -98,6 +103,22 @@ def evaluate(study: Study, chunks: Step, documents: Step, trained: Step | None, 
     settings = study.evaluate.model_dump(exclude={"questions", "make_questions", "batch_size", "tasks", "grade"})
     settings["tasks"] = [use.model_dump(exclude={"data"}) for use in study.evaluate.tasks]
     return make_step(study, "evaluate", settings, inputs, build, label=f"evaluate-{name}")
+
+
+def _tell_of_other_documents(questions: Path, passages: list[Any]) -> None:
+    """Questions about what the corpus lacks may be meant (a control, an earlier corpus), or a slip of the pen."""
+    from active_reading.eval.questions import read_questions
+
+    known = frozenset().union(*(passage.documents for passage in passages))
+    about = [question.document for question in read_questions(questions) if question.document]
+    if other := [document for document in about if document not in known]:
+        logger.warning(
+            "%s: %d of %d questions are about documents that the corpus does not have (the first: %r)",
+            questions,
+            len(other),
+            len(about),
+            other[0],
+        )
 
 
 def _passages(chunks: Step, documents: Step) -> list[Any]:

@@ -26,7 +26,7 @@ VERSIONS = {
     "decontaminate": 2,
     "export": 5,
     "train": 3,
-    "evaluate": 6,
+    "evaluate": 7,
     "grade": 1,
 }
 

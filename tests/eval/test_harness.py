@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -180,6 +181,22 @@ def test_an_unknown_task_is_named() -> None:
 
     with pytest.raises(ValueError, match=r"no task 'helaswag' \(`lm_eval ls tasks`"):
         harness._loaded(TaskUse(name="helaswag"), TaskManager(include_defaults=False))
+
+
+@pytest.mark.parametrize("text", ["task: [unclosed", "- a list", "process_docs: !function nothing.here"])
+def test_a_definition_that_is_none_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"mine\.yaml is no definition of a task"):
+        harness.check_tasks([TaskUse(name=str(tmp_path / "mine.yaml"))])
+
+
+def test_tasks_that_can_be_run_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval import tasks
+
+    monkeypatch.setattr(tasks, "TaskManager", lambda: SimpleNamespace(all_subtasks=["hellaswag"]))  # takes seconds
+    harness.check_tasks([TaskUse(name="hellaswag"), TaskUse(name="nq_open_local", data="here.jsonl")])
+    with pytest.raises(ValueError, match="no task 'helaswag'"):
+        harness.check_tasks([TaskUse(name="helaswag")])
 
 
 def test_every_shipped_task_carries_its_name_and_reads_its_file_from_the_settings() -> None:

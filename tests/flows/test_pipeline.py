@@ -481,6 +481,15 @@ def test_files_that_cannot_be_read_are_skipped_and_told(tiny_model, tmp_path, ca
     assert any("skipped broken.txt" in line for line in caplog.messages)
 
 
+def test_questions_about_no_document_of_the_corpus_are_told(project, tiny_model, caplog):
+    first = {"question": "Where is Atlantis?", "answers": ["nowhere"], "document": "atlantis.txt"}
+    gold = project / "gold.jsonl"
+    gold.write_text(json.dumps(first) + "\n" + gold.read_text())
+    run_plain(study_in(project, tiny_model, "train.methods=[full]"), "evaluate")
+    told = "1 of 3 questions are about documents that the corpus does not have (the first: 'atlantis.txt')"
+    assert f"{gold}: {told}" in caplog.messages
+
+
 def test_a_study_without_questions_reports_retention_only(tiny_model, tmp_path):
     folder = write_project(tmp_path)
     changes = ("evaluate.questions=null", "train.methods=[full]", "train.data=[naive]")
