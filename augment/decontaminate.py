@@ -52,25 +52,31 @@ def normalized(text: pl.Expr) -> pl.Expr:
 
 def _runs(evaluation: pl.DataFrame) -> pl.DataFrame:
     """`ngram`, `evaluation_set`, `evaluation_text`: each run of words to look for once, in order."""
-    size = pl.col("words").list.len().cast(pl.Int64)
-    length = pl.when("whole").then(size).otherwise(pl.min_horizontal(size, NGRAM_WORDS))
-    return (
+    plain = normalized(pl.col("text").cast(pl.String))
+    texts = (
         evaluation.select(
+            plain.alias("ngram"),
+            plain.str.strip_chars().str.split(" ").alias("words"),
+            pl.col("whole").cast(pl.Boolean),
             pl.col("set").cast(pl.String).alias("evaluation_set"),
             pl.col("text").cast(pl.String).alias("evaluation_text"),
-            pl.col("whole").cast(pl.Boolean),
-            normalized(pl.col("text").cast(pl.String)).str.strip_chars().str.split(" ").alias("words"),
         )
         .filter(pl.col("words").list.first() != "")
-        .with_columns(length.alias("length"))
-        .with_columns(pl.int_ranges(0, size - pl.col("length") + 1).alias("start"))
-        .explode("start")
-        .select(
-            pl.concat_str(
-                pl.lit(" "), pl.col("words").list.slice("start", "length").list.join(" "), pl.lit(" ")
-            ).alias("ngram"),
-            "evaluation_set",
-            "evaluation_text",
-        )
+        .with_row_index("row")
+    )
+    entire = pl.col("whole") | (pl.col("words").list.len() <= NGRAM_WORDS)
+    # A word a row, so that a long text is not held once for each of its words.
+    words = texts.filter(~entire).select("row", "words").explode("words")
+    following = [pl.col("words").shift(-place) for place in range(NGRAM_WORDS)]
+    runs = words.select(
+        "row",
+        pl.concat_str(pl.lit(" "), pl.concat_str(following, separator=" "), pl.lit(" ")).alias("ngram"),
+        (pl.col("row").shift(1 - NGRAM_WORDS) == pl.col("row")).alias("of_one_text"),
+    ).filter("of_one_text")
+    ngrams = pl.concat([texts.filter(entire).select("row", "ngram"), runs.select("row", "ngram")])
+    return (
+        ngrams.sort("row", maintain_order=True)
         .unique("ngram", keep="first", maintain_order=True)
+        .join(texts.select("row", *MARKS[:2]), on="row", how="left", maintain_order="left")
+        .drop("row")
     )

@@ -170,6 +170,12 @@ def brute_force(text: str, asked: list[str]) -> bool:
     return False
 
 
+def test_a_long_text_is_not_held_once_for_each_of_its_words():
+    """A hundred thousand words squared are more than any memory."""
+    book = " ".join(f"w{place}" for place in range(100_000))
+    assert found("He read on: " + " ".join(f"w{place}" for place in range(70_000, 70_013)), book) is not None
+
+
 @settings(deadline=None, max_examples=60)
 @given(text=SHORT, asked=st.lists(SHORT, max_size=4))
 def test_it_is_the_definition_by_brute_force(text, asked):
