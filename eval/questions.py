@@ -76,11 +76,20 @@ def _read_text(path: Path, what: str) -> str:
         ) from error
 
 
-def check_lengths(questions: list[Question], num_tokens: Callable[[str], int], max_new_tokens: int) -> None:
+def check_lengths(
+    questions: list[Question], num_tokens: Callable[[str], int], max_new_tokens: int, room: int | None = None
+) -> None:
     """Raise ValueError when a question has no accepted answer that fits into `max_new_tokens` tokens.
 
-    `num_tokens` counts a text's tokens. Such a question could never be answered right.
+    Such a question could never be answered right; and one of more than `room` tokens could not be read (None: any
+    can). `num_tokens` counts a text's tokens.
     """
+    for question in questions:
+        if room is not None and (count := num_tokens(question.question)) > room:
+            raise ValueError(
+                f"{question.place}: the question has {count} tokens, and beside worked examples and answer the "
+                f"model's context has room for {max(room, 0)}: shorten it"
+            )
     needed = [min(num_tokens(f" {answer}") for answer in question.answers) for question in questions]
     long = [question for question, count in zip(questions, needed, strict=True) if count > max_new_tokens]
     if long:

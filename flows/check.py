@@ -7,7 +7,14 @@ import polars as pl
 from active_reading.augment.decontaminate import evaluation_rows, mark_contaminated
 from active_reading.augment.ingest import check_corpus
 from active_reading.augment.plan import ModelIdentity, Planner
-from active_reading.eval.questions import Question, check_lengths, evaluation_texts, read_questions
+from active_reading.eval.questions import (
+    Question,
+    check_lengths,
+    evaluation_texts,
+    few_shot_examples,
+    read_questions,
+)
+from active_reading.eval.settings import EvaluateSettings
 from active_reading.flows.models import ResolvedModel, resolve_model
 from active_reading.flows.settings import Study
 from active_reading.train.sweep import variants
@@ -45,7 +52,7 @@ def check_study(study: Study) -> ResolvedModel:
     if study.dedupe.semantic_model:
         resolve_model(study.dedupe.semantic_model)
     model = resolve_model(study.model)
-    _check_lengths(questions, model, study.evaluate.max_new_tokens)
+    _check_lengths(questions, model, study.evaluate)
     depth = model.num_layers()
     for variant in variants(study.train):
         layers = variant.settings.memory.layers
@@ -82,7 +89,7 @@ def check_background(path: str, evaluation: dict[str, list[str]]) -> None:
         )
 
 
-def _check_lengths(questions: list[Question], model: ResolvedModel, max_new_tokens: int) -> None:
+def _check_lengths(questions: list[Question], model: ResolvedModel, settings: EvaluateSettings) -> None:
     from tokenizers import Tokenizer  # not transformers: a run with nothing to do need not wait for its import
 
     vocabulary = model.folder / "tokenizer.json"
@@ -91,4 +98,13 @@ def _check_lengths(questions: list[Question], model: ResolvedModel, max_new_toke
     tokenizer = Tokenizer.from_file(str(vocabulary))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    check_lengths(questions, lambda text: len(tokenizer.encode(text, add_special_tokens=False)), max_new_tokens)
+
+    def num_tokens(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False))
+
+    room = model.context_length()
+    if room is not None:
+        asked = [*few_shot_examples()[: settings.few_shot], Question("", ("",))]
+        shots = [f"{settings.question_format.replace('{question}', e.question)} {e.answers[0]}\n\n" for e in asked]
+        room -= num_tokens("".join(shots)) + settings.max_new_tokens
+    check_lengths(questions, num_tokens, settings.max_new_tokens, room)

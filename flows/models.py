@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -35,9 +36,17 @@ class ResolvedModel:
 
     def num_layers(self) -> int | None:
         """Number of decoder layers by the model's configuration, when that says so."""
-        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        config = {**config, **config.get("text_config", {})}
+        config = self._config()
         return config.get("num_hidden_layers") or config.get("n_layer")
+
+    def context_length(self) -> int | None:
+        """Number of tokens that the model can read by its configuration, when that says so."""
+        config = self._config()
+        return config.get("max_position_embeddings") or config.get("n_positions")
+
+    def _config(self) -> dict[str, Any]:
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        return {**config, **config.get("text_config", {})}
 
 
 def resolve_model(name: str) -> ResolvedModel:

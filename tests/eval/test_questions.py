@@ -205,6 +205,16 @@ def test_answers_that_do_not_fit_are_told_with_the_limit_that_they_need(tmp_path
         check_lengths(questions, len, 4)
 
 
+def test_a_question_that_the_model_cannot_read_is_named():
+    questions = [
+        Question("Who?", ("Ada",), place="gold.jsonl:1"),
+        Question("Who " * 30, ("Ada",), place="gold.jsonl:2"),
+    ]
+    check_lengths(questions, len, 9, room=120)
+    with pytest.raises(ValueError, match=r"gold.jsonl:2: the question has 120 tokens, .* room for 119: shorten it"):
+        check_lengths(questions, len, 9, room=119)
+
+
 def squad(folder: Path, *asked: dict[str, object]) -> Path:
     path = folder / "gold.json"
     paragraphs = [{"context": "c", "qas": [each]} for each in asked]
