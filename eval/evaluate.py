@@ -32,9 +32,9 @@ from active_reading.eval.settings import EvaluateSettings
 from active_reading.eval.slot_sharing import changed_rows, slot_sharing
 from active_reading.eval.store import AnswerStore, Stored, question_key, text_key
 from active_reading.eval.texts import batched, text_scores
+from active_reading.train import precision
 from active_reading.train.load import base_of, load_model, load_tokenizer
 from active_reading.train.objectives import BaseLogits, untouched_logits
-from active_reading.train.precision import compute_dtype
 from active_reading.train.student import PATCH_NAME
 
 Progress = Callable[[int, int, str], None]
@@ -202,7 +202,7 @@ class _Asked:
 
 
 def _on_device(path: str | Path) -> Any:
-    model = load_model(path, compute_dtype()).eval()
+    model = load_model(path, precision.compute_dtype()).eval()
     return model.cuda() if torch.cuda.is_available() else model
 
 

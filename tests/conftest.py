@@ -1,6 +1,7 @@
 """A tiny random model with a byte-level tokenizer, saved as a Hugging Face folder, for tests of any stage.
 
-Also: caches of models and hashes go to a folder of the test run, never to the user's.
+Also: caches of models and hashes go to a folder of the test run, never to the user's, and all is computed
+in single precision, on machines too where bf16 is fast: tests compare to its rounding.
 """
 
 import os
@@ -25,6 +26,17 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACTIVE_READING_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def single_precision() -> Iterator[None]:
+    import torch
+
+    from active_reading.train import precision
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "compute_dtype", lambda: torch.float32)
+        yield
 
 
 @pytest.fixture(scope="session")

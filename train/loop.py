@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from active_reading.train import precision
 from active_reading.train.adapter import MemoryAdapter
 from active_reading.train.batches import Batch, collate
 from active_reading.train.objectives import base_logits_of, kl_to_base, next_token_loss
-from active_reading.train.precision import compute_dtype
 from active_reading.train.settings import Method, TrainSettings
 from active_reading.train.student import Student, fsdp_is_asked_for
 
@@ -198,7 +198,7 @@ def _arguments(settings: TrainSettings, method: Method, num_steps: int, folder: 
         lr_scheduler_type=settings.schedule,
         weight_decay=settings.weight_decay,
         max_grad_norm=1.0 if method != "memory" else 0.0,  # rows are normalised one by one
-        bf16=compute_dtype() is torch.bfloat16,
+        bf16=precision.compute_dtype() is torch.bfloat16,
         use_cpu=not torch.cuda.is_available(),
         seed=settings.seed,
         logging_steps=1,

@@ -136,7 +136,8 @@ def test_without_gold_questions_only_retention_is_measured(tiny_model, scored):
     scores, _ = evaluate(tiny_model, None)
     assert scores["learning"] is None
     assert scores["answers"] == []
-    assert scores["retention"] == scored[0]["retention"]
+    for name, block in scored[0]["retention"].items():  # which may have shared a batch with gold questions
+        assert scores["retention"][name] == pytest.approx(block, rel=1e-5), name
 
 
 def test_the_batch_size_changes_no_score(tiny_model, questions, scored):

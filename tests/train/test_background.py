@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from active_reading.train import background
 from active_reading.train.adapter import MemoryAdapter, attach_memory
 from active_reading.train.background import prepare_memory
 from active_reading.train.batches import Batch, collate, mixed_batches, tokenize
@@ -25,9 +24,7 @@ def prepared(folder: Path, **changes: Any) -> tuple[Any, MemoryAdapter]:
     settings = SETTINGS.model_copy(update={"memory": SETTINGS.memory.model_copy(update=changes)})
     model = load_model(folder)
     adapter = attach_memory(model, settings.memory)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(background, "compute_dtype", lambda: torch.float32)
-        prepare_memory(model, adapter, load_tokenizer(folder), settings)
+    prepare_memory(model, adapter, load_tokenizer(folder), settings)
     return model, adapter
 
 

@@ -40,7 +40,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
-from active_reading.train import loop, trainer
+from active_reading.train import precision, trainer
 from active_reading.train.settings import TrainSettings
 
 whole_init = AcceleratorState.__init__
@@ -64,7 +64,7 @@ def spoil(step, model):
         for p in model.parameters():
             p.data.fill_(float("nan"))
 
-loop.compute_dtype = lambda: torch.float32
+precision.compute_dtype = lambda: torch.float32
 base, texts, full, lora, folder = json.loads(sys.argv[1])
 
 def train(method, name, on_step=None):
@@ -102,9 +102,8 @@ def metrics(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_that_share_the_weights_learn_what_one_does(tiny_model, tmp_path, monkeypatch):
+def test_two_processes_that_share_the_weights_learn_what_one_does(tiny_model, tmp_path):
     """Full finetuning that is interrupted, LoRA with the distance to its base, and a loss that becomes NaN."""
-    monkeypatch.setattr(loop, "compute_dtype", lambda: torch.float32)
     (tmp_path / "script.py").write_text(SCRIPT)
     shared = settings_of_the_file()
     assert (shared["ACCELERATE_USE_FSDP"], shared["FSDP_VERSION"]) == ("true", "2")

@@ -8,7 +8,7 @@ from torch import Tensor
 from training import EACH_METHOD, TEXTS, read_metrics, train
 from transformers import AutoModelForCausalLM, Lfm2Config, MambaConfig, OPTConfig, PretrainedConfig
 
-from active_reading.train import background, loop
+from active_reading.train import loop
 from active_reading.train.batches import collate
 from active_reading.train.load import load_model, load_tokenizer
 from active_reading.train.settings import LearningRates
@@ -31,12 +31,8 @@ def summed_loss(model: Any, ids: list[int], num_learned: int) -> float:
 
 @EACH_METHOD
 @pytest.mark.parametrize("packing", [False, True])
-def test_the_loss_is_of_the_answers_alone_when_that_is_asked_for(
-    tiny_model, tmp_path, monkeypatch, method, packing
-):
+def test_the_loss_is_of_the_answers_alone_when_that_is_asked_for(tiny_model, tmp_path, method, packing):
     """Every text once, in one step; a byte is a token, and the end is one more."""
-    for module in (loop, background):
-        monkeypatch.setattr(module, "compute_dtype", lambda: torch.float32)
     model, tokenizer = load_model(tiny_model), load_tokenizer(tiny_model)
     texts = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in QUESTIONS]
     # The last text is no question: all of it is learned but its first token.
@@ -79,8 +75,6 @@ def test_a_question_without_its_answer_is_not_learned_and_stops_nothing(tiny_mod
 @EACH_METHOD
 def test_packed_texts_teach_what_padded_ones_do(tiny_model, tmp_path, monkeypatch, method):
     """To 1e-5 in every weight, with replay, answers and the distance to the base in the objective."""
-    for module in (loop, background):
-        monkeypatch.setattr(module, "compute_dtype", lambda: torch.float32)
     shapes: set[tuple[int, ...]] = set()
 
     def watched(*args: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from active_reading.train import background, prepared
+from active_reading.train import prepared
 from active_reading.train.adapter import memory_files
 from active_reading.train.load import load_model, load_tokenizer
 from active_reading.train.prepared import fresh_memory
@@ -26,9 +26,7 @@ TEXTS = ["the cat sat on the mat", "a heron called Admiral", "born in 1921 near 
 def attached(base: Path, memories: Path | None, settings: TrainSettings = SETTINGS) -> dict[str, Tensor]:
     model = load_model(base)
     model.requires_grad_(False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(background, "compute_dtype", lambda: torch.float32)
-        fresh_memory(model, str(base), load_tokenizer(base), settings, memories)
+    fresh_memory(model, str(base), load_tokenizer(base), settings, memories)
     return memory_files(model, str(base)).tensors
 
 

@@ -11,17 +11,16 @@ import torch
 from torch import Tensor
 from training import METHODS, TEXTS, WARMED, read_metrics, settings_with, train
 
-from active_reading.train import background, loop
 from active_reading.train.settings import LearningRates
 
 ON_TWO_PROCESSES = """
 import json, os, sys
 from pathlib import Path
 import torch
-from active_reading.train import background, loop, trainer
+from active_reading.train import precision, trainer
 from active_reading.train.settings import TrainSettings
 
-loop.compute_dtype = background.compute_dtype = lambda: torch.float32
+precision.compute_dtype = lambda: torch.float32
 base, texts, methods, settings, folder = json.loads(sys.argv[1])
 settings, rank = TrainSettings(**settings), os.environ["RANK"]
 for method in methods:
@@ -33,10 +32,8 @@ for method in methods:
 """
 
 
-def test_two_processes_learn_what_one_does(tiny_model, tmp_path, monkeypatch):
+def test_two_processes_learn_what_one_does(tiny_model, tmp_path):
     """To 1e-5 in every weight; both end with the same ones, and the first writes the files."""
-    for module in (loop, background):
-        monkeypatch.setattr(module, "compute_dtype", lambda: torch.float32)
     how = {"num_tokens": 200, "replay_share": 0.2, "kl_weight": 0.1, "checkpoint_steps": 2} | WARMED
     how["learning_rates"] = LearningRates(full=1e-3, lora=1e-3, memory=0.05)
     (tmp_path / "script.py").write_text(ON_TWO_PROCESSES)

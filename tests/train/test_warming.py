@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from active_reading.train import background
 from active_reading.train.adapter import MemoryAdapter, attach_memory, memory_disabled
 from active_reading.train.adapter_files import read_adapter, write_adapter
 from active_reading.train.background import prepare_memory
@@ -44,11 +43,6 @@ SOME = [Sequence([5, 6, 7, 8])]  # new text
 
 def settings_with(seed: int = 0, **memory: Any) -> TrainSettings:
     return SETTINGS.model_copy(update={"seed": seed, "memory": SETTINGS.memory.model_copy(update=memory)})
-
-
-@pytest.fixture(autouse=True)
-def single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "compute_dtype", lambda: torch.float32)
 
 
 def warmed(folder: Path, settings: TrainSettings = SETTINGS) -> tuple[Any, MemoryAdapter, list[float]]:

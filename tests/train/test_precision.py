@@ -1,0 +1,35 @@
+"""What other tests compute in fp32 works in bf16 too."""
+
+from typing import Any
+
+import torch
+from training import EACH_METHOD, logits, read_metrics, train
+
+from active_reading.train import precision
+from active_reading.train.load import load_model
+
+
+@EACH_METHOD
+def test_every_method_learns_in_bf16(monkeypatch, tiny_model, tmp_path, method):
+    """With the distance to the base in the objective; the weights stay fp32."""
+    monkeypatch.setattr(precision, "compute_dtype", lambda: torch.bfloat16)
+    formats: set[torch.dtype] = set()
+
+    def look(step: int, model: Any) -> None:
+        formats.update(parameter.dtype for parameter in model.parameters())
+
+    run = train(tiny_model, method, tmp_path / "out", on_step=look, kl_weight=0.01)
+    losses = [line["loss"] for line in read_metrics(run.folder)]
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    assert formats == {torch.float32}
+    trained = logits(load_model(run.folder))
+    assert torch.isfinite(trained).all()
+    assert not torch.allclose(trained, logits(load_model(tiny_model)), atol=0.1)
+
+
+def test_autocast_follows_the_format(monkeypatch):
+    a, cpu = torch.ones(2, 2), torch.device("cpu")
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(precision, "compute_dtype", lambda dtype=dtype: dtype)
+        with precision.autocast(cpu):
+            assert (a @ a).dtype is dtype
