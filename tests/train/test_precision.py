@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import pytest
 import torch
 from training import EACH_METHOD, logits, read_metrics, train
 
 from active_reading.train import precision
 from active_reading.train.load import load_model
+from active_reading.train.precision import compute_dtype
 
 
 @EACH_METHOD
@@ -33,3 +35,19 @@ def test_autocast_follows_the_format(monkeypatch):
         monkeypatch.setattr(precision, "compute_dtype", lambda dtype=dtype: dtype)
         with precision.autocast(cpu):
             assert (a @ a).dtype is dtype
+
+
+@pytest.mark.parametrize(
+    ("can", "fast"),
+    [
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, True),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False}, False),
+        ({}, False),
+    ],
+)
+def test_a_cpu_computes_in_bf16_where_that_is_faster(monkeypatch, can, fast):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can)
+    assert compute_dtype() is (torch.bfloat16 if fast else torch.float32)  # the real one, not what tests put there
