@@ -9,16 +9,22 @@ import plotly.graph_objects as go
 from active_reading.eval.changes import Json, Point, Score, points_of
 from active_reading.eval.figures import write_plane
 from active_reading.eval.tradeoff import pareto_front
-from active_reading.eval.words import typeset
+from active_reading.eval.words import learned_most, typeset
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; the blue is lifted to be legible on black.
 METHOD_COLOURS = {None: "#808080", "full": "#d55e00", "lora": "#2f86d1", "memory": "#009e73"}
 OTHER_COLOUR = "#8a6fb0"
 DATA_SYMBOLS = {None: "square", "naive": "circle-open", "augmented": "circle"}
-PLANES = {
-    "F1": ("f1", "F1 on the gold questions"),
-    "Answer NLL": ("answer_gain", "fall of the gold answers' NLL, nats"),
-}
+MEASURES = [
+    ("F1", "f1", "F1 on the gold questions"),
+    ("Answer NLL", "answer_gain", "fall of the gold answers' NLL, nats"),
+]
+
+
+def measures(points: list[Point]) -> list[tuple[str, str, str]]:
+    """Name, field and title of each measure of learning; the verdict's own measure comes first."""
+    best = learned_most(points)
+    return sorted(MEASURES, key=lambda measure: best is not None and measure[1] != best.field)
 
 
 def plane(points: list[Point], field: str, title: str) -> Json | None:
@@ -69,8 +75,8 @@ def on_front(points: list[Point], field: str) -> list[int]:
 
 
 def write_figures(results: Json, folder: Path) -> None:
-    """The plane as a picture, by the first measure of learning that there is."""
-    for field, title in PLANES.values():
+    """The plane as a picture, as the page shows it at first."""
+    for _, field, title in measures(points_of(results)):
         points = drawable(points_of(results), field)
         if any(point.method for point in points):
             drawn = [

@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 from active_reading.eval.changes import Json, base_of, finite, forgetting_keys, points_of, score_of
 from active_reading.eval.grade import grading_note
 from active_reading.eval.heat_map import heat_map
-from active_reading.eval.plane import METHOD_COLOURS, OTHER_COLOUR, PLANES, plane, write_figures
+from active_reading.eval.plane import METHOD_COLOURS, OTHER_COLOUR, measures, plane, write_figures
 from active_reading.eval.scaling import scaling
 from active_reading.eval.summary import ERROR_NOTE, summary_markdown
 from active_reading.eval.tables import (
@@ -61,7 +61,7 @@ def render_page(results: Json) -> str:
     models, points = results["models"], points_of(results)
     base, columns = base_of(models), score_columns(models)
     kinds, kind_keys = kind_rows(models), learning_keys(models, by_kind=True)
-    charts = {name: plane(points, field, title) for name, (field, title) in PLANES.items()}
+    charts = {name: plane(points, field, title) for name, field, title in measures(points)}
     sharing = [(model, model["slot_sharing"]) for model in models if model.get("slot_sharing")]
     heat_maps = [heat_map(found) for _, found in sharing]
     samples = results.get("samples") or {"items": []}

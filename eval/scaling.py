@@ -9,7 +9,7 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 
 from active_reading.eval.changes import Json, points_of
-from active_reading.eval.plane import METHOD_COLOURS, OTHER_COLOUR, PLANES
+from active_reading.eval.plane import METHOD_COLOURS, OTHER_COLOUR, measures
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
@@ -25,9 +25,9 @@ class Trained(NamedTuple):
 
 
 def scaling(results: Json) -> Json | None:
-    """The figure of a study's models, by the first measure of learning that there is."""
+    """The figure of a study's models, by the verdict's measure of learning."""
     points = points_of(results)
-    for field, title in PLANES.values():
+    for _, field, title in measures(points):
         pairs = zip(results["models"], points, strict=True)
         known = [(model, getattr(point, field)) for model, point in pairs if model["method"] and model["train"]]
         trained = [

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from active_reading.eval.changes import Score, finite, forgetting, pairs_to_compare, points_of
+from active_reading.eval.plane import measures
 from active_reading.eval.report import write_report
 from active_reading.eval.summary import summary_table
 from active_reading.eval.tables import drop_rows
@@ -274,6 +275,13 @@ def test_where_no_f1_rose_clearly_the_likelihood_of_the_gold_answers_decides(res
     assert sentence.startswith("augmented-lora learned most: the NLL of the gold answers fell by 0.200 +- ")
     assert "though no F1 rose clearly" in sentence
     assert sentence.endswith("augmented data beat naive data on that NLL for 3 of 3 methods (3 clearly).")
+    assert [field for _, field, _ in measures(points_of(results))] == ["answer_gain", "f1"], (
+        "the plane shows it first"
+    )
+
+
+def test_the_plane_shows_f1_first_where_one_rose_clearly(results: dict[str, Any]) -> None:
+    assert [field for _, field, _ in measures(points_of(results))] == ["f1", "answer_gain"]
 
 
 @pytest.mark.parametrize(("metric", "sign"), [("f1", 1), ("answer_nll", -1)])
