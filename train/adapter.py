@@ -47,12 +47,11 @@ def attach_memory(model: Any, settings: MemorySettings) -> MemoryAdapter:
     if hasattr(model, "memories"):
         raise ValueError(f"this {type(model).__name__} has memories already")
     mlps = find_mlps(model)
-    layers = settings.layers or default_layers(len(mlps))
-    if bad := [layer for layer in layers if not 0 <= layer < len(mlps)]:
+    if bad := [layer for layer in settings.layers if not 0 <= layer < len(mlps)]:
         raise ValueError(f"train.memory.layers has {bad[0]}, and the model has layers 0 to {len(mlps) - 1}")
     width = model.config.get_text_config().hidden_size
     key_width = settings.key_width or max(1, width // (2 * settings.num_heads))
-    names = {layer: _table_name(layer, settings) for layer in layers}
+    names = {layer: _table_name(layer, settings) for layer in settings.layers}
     tables = {name: ValueTable(settings.num_keys**2, width) for name in dict.fromkeys(names.values())}
     memories = {
         layer: ProductKeyMemory(tables[name], settings.num_keys, settings.num_heads, settings.top_k, key_width)
@@ -64,14 +63,8 @@ def attach_memory(model: Any, settings: MemorySettings) -> MemoryAdapter:
     for layer, memory in memories.items():
         mlps[layer].register_forward_hook(_add_beside(memory))
     backgrounds = {name: Background(torch.zeros(settings.num_keys**2), 0) for name in tables}
-    settings = settings.model_copy(update={"layers": layers})
     model.memory_adapter = MemoryAdapter(settings, memories, tables, backgrounds)
     return model.memory_adapter
-
-
-def default_layers(depth: int) -> list[int]:
-    """8, 10 and 12 of 30, and the like: earlier ones learn less, later ones lose more for it (EXPERIMENTS.md)."""
-    return sorted({round(depth * share) for share in (0.27, 0.33, 0.4)})
 
 
 def find_mlps(model: Any) -> list[nn.Module]:

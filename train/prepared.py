@@ -38,7 +38,7 @@ def fresh_memory(
     if memories is None:
         prepare_memory(model, adapter, tokenizer, settings)
         return adapter
-    folder = memories / _identity(model, adapter, settings)
+    folder = memories / _identity(model, settings)
     if not folder.exists():
         prepare_memory(model, adapter, tokenizer, settings)
         memories.mkdir(parents=True, exist_ok=True)
@@ -54,9 +54,9 @@ def fresh_memory(
     return adapter
 
 
-def _identity(model: Any, adapter: MemoryAdapter, settings: TrainSettings) -> str:
+def _identity(model: Any, settings: TrainSettings) -> str:
     """Of all that decides what a fresh memory is."""
-    memory = adapter.settings.model_dump(include=set(SHAPE))
+    memory = settings.memory.model_dump(include=set(SHAPE))
     parts = [
         weights_hash(model),
         memory,

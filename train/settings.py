@@ -13,11 +13,7 @@ class MemorySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    layers: list[NonNegativeInt] | None = Field(
-        None,
-        min_length=1,
-        description="decoder layers that get a memory; none: three, between a quarter and two fifths of the depth",
-    )
+    layers: list[NonNegativeInt] = Field([2, 4, 6], min_length=1, description="decoder layers that get a memory")
     num_keys: int = Field(128, ge=2, description="keys per half; the table has num_keys squared slots")
     num_heads: int = Field(4, ge=1)
     top_k: int = Field(16, ge=1, description="slots that each head reads per token")

@@ -99,7 +99,7 @@ def ablation_runs(seeds: Iterable[int]) -> list[Run]:
     changes: list[dict[str, Any]] = [{}]
     changes += [
         {"memory.layers": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]},
-        {"memory.layers": [2, 4, 6]},
+        {"memory.layers": [8, 10, 12]},
         {"memory.layers": [12, 16, 20]},
     ]
     changes += [{"memory.num_keys": 256, "memory.top_k": 8}, {"memory.num_keys": 64}]

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/step_time.py [--quick] [--model FOLDER_OR_ID] [--tokens 512]
 
-One table of values, read in layers 8, 10 and 12, of 16,384 and of 1,048,576 slots (keys at random: which slots
+One table of values, read in layers 2, 4 and 6, of 16,384 and of 1,048,576 slots (keys at random: which slots
 are read does not change the work). `dense_masked` is the straightforward version: autograd's gradient of the
 whole table, all but the top t rows set to zero, AdamW. Every round takes one step of each variant in turn; the
 median over the rounds counts. Peak memory is measured in a fresh process per variant. The floor is the bytes of the
@@ -34,7 +34,7 @@ from active_reading.train.settings import MemorySettings
 from active_reading.train.sparse_optimizer import NaturalRowOptimizer
 
 TOP_T = 2000
-LAYERS = [8, 10, 12]
+LAYERS = [2, 4, 6]
 VARIANTS = ("lora", "memory_16k", "memory_1m", "dense_masked_1m")
 
 

@@ -24,7 +24,6 @@ from transformers import (
 from active_reading.train.adapter import (
     MemoryAdapter,
     attach_memory,
-    default_layers,
     find_mlps,
     load_memory,
     memory_disabled,
@@ -387,18 +386,6 @@ def test_a_layer_that_the_model_lacks_is_named_and_the_model_is_left_as_it_was()
     with pytest.raises(ValueError, match="train.memory.layers has 3, and the model has layers 0 to 2"):
         attach_memory(model, bad)
     assert not hasattr(model, "memories")
-
-
-@pytest.mark.parametrize(
-    ("depth", "layers"), [(30, [8, 10, 12]), (28, [8, 9, 11]), (12, [3, 4, 5]), (4, [1, 2]), (2, [1]), (1, [0])]
-)
-def test_without_layers_they_follow_the_depth(depth, layers):
-    assert default_layers(depth) == layers
-
-
-def test_a_memory_knows_the_layers_that_it_got():
-    adapter = attach_memory(random_model("llama"), MemorySettings(num_keys=4, top_k=2, top_t=4))
-    assert adapter.settings.layers == sorted(adapter.memories) == default_layers(3)
 
 
 @pytest.mark.parametrize(

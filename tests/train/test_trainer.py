@@ -331,8 +331,3 @@ def test_training_on_from_what_another_method_made_is_refused(runs, tmp_path):
 def test_a_memory_that_is_trained_on_keeps_its_shape(runs, tmp_path):
     with pytest.raises(ValueError, match="train.memory.top_k=2: the memory that is trained on has 4"):
         train(runs["memory"].folder, "memory", tmp_path, memory={"top_k": 2})
-
-
-def test_a_memory_that_is_trained_on_keeps_its_layers_where_none_are_named(runs, tmp_path):
-    run = train(runs["memory"].folder, "memory", tmp_path / "on", memory={"layers": None}, num_tokens=100)
-    assert run.model.memory_adapter.settings.layers == [1, 2]
