@@ -68,7 +68,7 @@ RATES: dict[Method, tuple[float, ...]] = {
 
 def quick_runs() -> list[Run]:
     """Under 40 minutes on two cores."""
-    rates: dict[Method, float] = {"full": 5e-5, "lora": 2e-4, "memory": 0.02}
+    rates: dict[Method, float] = {"full": 5e-5, "lora": 2e-4, "memory": 0.01}
     return [Run(method, rate, seed) for seed in (0, 1, 2) for method, rate in rates.items()]
 
 

@@ -13,20 +13,14 @@ Trajectory = list[tuple[float, float]]
 
 def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """The comparison at matched learning, per replay share, from the lines of `points.jsonl`."""
-    base = lines[0]["base"]
-    kept = [name for name in OUT_OF_FAMILY if name in base]
-
-    def lost(point: dict[str, float]) -> float:
-        return fmean(point[name] - base[name] for name in kept)
-
-    def known_nats(point: dict[str, float]) -> float:
-        return base["nll"] - point["nll"] - (base["control_nll"] - point["control_nll"])
+    kept = [name for name in OUT_OF_FAMILY if name in lines[0]["base"]]
+    lines = [_against_its_base(line, kept) for line in lines]
 
     def by_nats(line: dict[str, Any]) -> Trajectory:
-        return [(known_nats(point), lost(point)) for point in line["points"]]
+        return [(point["nats"], point["lost"]) for point in line["points"]]
 
     def by_f1(line: dict[str, Any]) -> Trajectory:
-        return [(point["f1"] - base["f1"], lost(point)) for point in line["points"]]
+        return [(point["f1_gain"], point["lost"]) for point in line["points"]]
 
     shares = sorted({_replay_share(line) for line in lines})
     result: dict[str, Any] = {"retention": kept}
@@ -53,10 +47,25 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
     for measure, name in (("best_f1", "learning_ratio"), ("best_nats", "learning_ratio_nats")):
         of = result[measure]
         result[name] = round(of["memory"] / of["full"], 3) if of.get("full") and "memory" in of else None
-    result["curves"] = curves(lines, known_nats, lost)
+    result["curves"] = curves(lines)
     result["patch_megabytes"] = max((line["patch_megabytes"] or 0 for line in lines), default=0)
     result["seeds"] = len({line["run"]["seed"] for line in lines})
     return result | {"runs": len(lines)}
+
+
+def _against_its_base(line: dict[str, Any], kept: list[str]) -> dict[str, Any]:
+    """The line, its points with `nats`, `f1_gain` and `lost` against the base as the same machine measured it."""
+    base = line["base"]
+    points = [
+        point
+        | {
+            "nats": base["nll"] - point["nll"] - (base["control_nll"] - point["control_nll"]),
+            "f1_gain": point["f1"] - base["f1"],
+            "lost": fmean(point[name] - base[name] for name in kept),
+        }
+        for point in line["points"]
+    ]
+    return line | {"points": points}
 
 
 def matched(lines: list[dict[str, Any]], trajectory: Callable[[dict[str, Any]], Trajectory]) -> dict[str, Any]:
@@ -92,11 +101,7 @@ def best_in_the_mean(settings: dict[str, list[Trajectory]]) -> float:
     return max(min(best_learned([each]) for each in seeds) for seeds in settings.values())
 
 
-def curves(
-    lines: list[dict[str, Any]],
-    known: Callable[[dict[str, float]], float],
-    lost: Callable[[dict[str, float]], float],
-) -> dict[str, list[dict[str, float]]]:
+def curves(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
     """Per setting and step: means over seeds, each with its standard error."""
     by_setting: dict[str, list[list[dict[str, float]]]] = {}
     for line in lines:
@@ -105,12 +110,8 @@ def curves(
     for setting, seeds in by_setting.items():
         for points in zip(*seeds, strict=True):
             row: dict[str, float] = {"step": points[0]["step"], "seeds": len(points)}
-            for name, values in (
-                ("f1", [point["f1"] for point in points]),
-                ("nats", [known(point) for point in points]),
-                ("lost", [lost(point) for point in points]),
-            ):
-                mean, error = mean_and_error(values)
+            for name in ("f1", "nats", "lost"):
+                mean, error = mean_and_error([point[name] for point in points])
                 row |= {name: round(mean, 4), f"{name}_error": round(error, 4)}
             found.setdefault(setting, []).append(row)
     return found
