@@ -22,7 +22,7 @@ _DOUBT = "|".join(
         r"[^\x20-\x7e\n\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u017f\u2013\u2014]",  # signs other than Latin ones
         r"[\"_$]|(?i:\b(?:not|never|cannot|half)\b|n't\b)",  # a quotation, a currency, a denial
         rf"(?i:{_ANY_NUMBER}[ -]+(?:and )?{_ANY_NUMBER})",  # "80 000", "forty-one"
-        rf"(?i:\d(?:{_WORDS}))",  # "5million"
+        rf"(?i:\d(?:{_WORDS})|(?:one|two|{_WORDS})\d)",  # "5million", "forty-one4"
         rf"(?i:{_ONE_OR_TWO}[ -]?(?:{_UNIT})\b)",
     ]
 )

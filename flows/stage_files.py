@@ -20,7 +20,7 @@ VERSIONS = {
     "chunk": 2,
     "questions": 1,
     "generate": 4,
-    "filter": 5,
+    "filter": 6,
     "judge": 1,
     "dedupe": 2,
     "decontaminate": 2,

@@ -51,6 +51,11 @@ def test_true_texts_in_plain_words_pass_at_once(text):
     assert is_grounded(text)
 
 
+def test_a_number_word_with_a_digit_behind_it_is_left_to_the_exact_check():
+    assert ungrounded_word("forty-one4,200", SOURCE) == "41"
+    assert not is_grounded("forty-one4,200")
+
+
 def test_every_text_is_compared_with_its_own_source():
     texts = pl.DataFrame({"source": ["b", "a", "a"], "text": ["Zora slept.", "Zora slept.", "Then Zora slept."]})
     found = grounded(texts, {"a": Source("The owl Zora."), "b": Source("An owl.")})
