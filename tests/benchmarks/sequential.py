@@ -55,7 +55,7 @@ class Run:
 
 
 def quick_runs() -> list[Run]:
-    return [Run("full", 5e-5), Run("lora", 2e-4), Run("memory", 0.02)]
+    return [Run("full", 5e-5), Run("lora", 2e-4), Run("memory", 0.01)]
 
 
 def full_runs() -> list[Run]:
