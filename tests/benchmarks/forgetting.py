@@ -95,7 +95,7 @@ def sweep_runs() -> list[Run]:
 
 
 def ablation_runs(seeds: Iterable[int]) -> list[Run]:
-    """Memory at the rate of the quick runs, as it is and with one thing changed at a time."""
+    """Memory at twice the rate of the quick runs, as it is and with one thing changed at a time."""
     changes: list[dict[str, Any]] = [{}]
     changes += [
         {"memory.layers": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]},
