@@ -1,4 +1,4 @@
-"""Batches: texts -> batches of one text per sequence, padded or packed, up to an exact token budget.
+"""Batches: texts -> batches of sequences of one text or a few, padded or packed, up to an exact token budget.
 
 Texts repeat, reshuffled every epoch, until the budget is spent; the last text is cut to meet it. A batch
 holds `batch_tokens` tokens of texts of like length, so that little is padding, or of texts of one group.
@@ -18,6 +18,7 @@ import torch
 
 IGNORED = -100  # label that the loss leaves out
 NO_TEXT = "the data set has no text to train on"
+SEPARATOR = "\n\n"  # between the texts of a sequence
 QUESTION = re.compile(r"Question: .*?\nAnswer:", re.DOTALL)  # what stands before an answer, see augment/filter.py
 
 
@@ -82,6 +83,36 @@ def tokenize(texts: list[str], tokenizer: Any, max_length: int, answers_only: bo
     if not sequences:
         raise ValueError(NO_TEXT)
     return sequences
+
+
+def join_texts(
+    texts: list[str], tokenizer: Any, texts_per_sequence: int, max_length: int, num_tokens: int, seed: int
+) -> list[str]:
+    """Texts one behind another, enough of them for `num_tokens` tokens; with every pass in other company.
+
+    A text that would not fit into `max_length` tokens any more begins the next one.
+
+    Raises ValueError when there is no text.
+    """
+    texts = [text for text in texts if text.strip()]
+    followed = [text + SEPARATOR for text in texts]
+    lengths = list(map(len, tokenizer(followed, add_special_tokens=False)["input_ids"])) if texts else []
+    if not sum(lengths):
+        raise ValueError(NO_TEXT)
+    chooser, joined, left = random.Random(seed), [], num_tokens
+    while left > 0:
+        order = list(range(len(texts)))
+        chooser.shuffle(order)
+        company: list[int] = []
+        for index in order:
+            size = sum(lengths[each] for each in company)
+            if len(company) == texts_per_sequence or (company and size + lengths[index] > max_length):
+                joined.append(company)
+                company = []
+            company.append(index)
+        joined.append(company)
+        left -= sum(lengths)
+    return [SEPARATOR.join(texts[index] for index in company) for company in joined]
 
 
 def plan_batches(

@@ -89,6 +89,9 @@ class TrainSettings(BaseModel):
     group_by: Literal["length", "chunk"] = Field(
         "length", description="texts of one step: of like length, or of one chunk"
     )
+    texts_per_sequence: int = Field(
+        1, ge=1, description="texts that follow one another in a sequence, each seeing those before it"
+    )
     question_loss: Literal["text", "answer"] = Field(
         "text", description="loss of question-answer texts: on the whole text, or on the answer alone"
     )
@@ -127,4 +130,15 @@ class TrainSettings(BaseModel):
         for name in ("methods", "data"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)} names one twice")
+        return self
+
+    @model_validator(mode="after")
+    def _check_company(self) -> Self:
+        if self.texts_per_sequence > 1:
+            for name, value in (("group_by", "chunk"), ("question_loss", "answer")):
+                if getattr(self, name) == value:
+                    raise ValueError(
+                        f"texts_per_sequence={self.texts_per_sequence} puts texts of any kind and chunk together: "
+                        f"{name}={value} needs texts_per_sequence=1"
+                    )
         return self

@@ -2,7 +2,7 @@
 
 In: texts and a base model. Out: a folder that `load.load_model` opens (the whole model, a LoRA adapter, or
 a memory adapter with the patch that leads to it), `metrics.jsonl` (loss per step) and a summary.
-Weights are fp32, with bf16 autocast where that is fast; a text sees only itself. Under `accelerate launch`
+Weights are fp32, with bf16 autocast where that is fast; a sequence sees only itself. Under `accelerate launch`
 or `torchrun` the sequences of each batch are shared out among the processes.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from active_reading.train.batches import Batch, Sequence, add_replay, plan_batches, tokenize
+from active_reading.train.batches import Batch, Sequence, add_replay, join_texts, plan_batches, tokenize
 from active_reading.train.generic_text import read_background
 from active_reading.train.load import base_of, load_tokenizer
 from active_reading.train.loop import AfterStep, Loop, NotFinite, Progress, Watcher
@@ -87,6 +87,9 @@ def train_model(
 
 
 def _plan(texts: list[str], groups: list[str] | None, tokenizer: Any, settings: TrainSettings) -> list[Batch]:
+    if settings.texts_per_sequence > 1:
+        company = settings.texts_per_sequence, settings.max_length, settings.num_tokens, settings.seed
+        texts = join_texts(texts, tokenizer, *company)
     sequences = tokenize(texts, tokenizer, settings.max_length, settings.question_loss == "answer")
     if settings.group_by == "length":
         groups = None

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from active_reading.train.batches import (
     IGNORED,
+    SEPARATOR,
     Batch,
     Sequence,
     add_replay,
     collate,
     even_batches,
+    join_texts,
     mixed_batches,
     plan_batches,
     tokenize,
@@ -471,3 +473,38 @@ def test_a_rank_without_a_text_learns_nothing_packed_too():
     assert (idle["input_ids"].shape, idle["num_targets"]) == ((1, 2), 2)
     assert (idle["labels"] == IGNORED).all()
     assert idle["memory_mask"].sum() == 0
+
+
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=9),
+    st.integers(1, 4),
+    st.integers(3, 20),
+    st.integers(1, 200),
+    st.integers(0, 3),
+)
+def test_joined_texts_come_whole_and_equally_often_up_to_the_budget(lengths, most, max_length, budget, seed):
+    texts = [" ".join([chr(97 + number)] * length) for number, length in enumerate(lengths)]
+
+    joined = join_texts(texts, WordTokenizer(), most, max_length, budget, seed)
+
+    parts = [text.split(SEPARATOR) for text in joined]
+    assert all(len(company) <= most for company in parts)
+    assert all(len(company) == 1 or len(" ".join(company).split()) <= max_length for company in parts)
+    passes = -(-budget // sum(lengths))
+    assert Counter(chain.from_iterable(parts)) == dict.fromkeys(texts, passes)
+
+
+def test_a_text_has_other_company_in_every_pass():
+    texts = [f"text{number}" for number in range(6)]
+
+    joined = join_texts(texts, WordTokenizer(), 3, 100, 30, seed=0)
+
+    assert len({frozenset(text.split(SEPARATOR)) for text in joined}) > 2
+    assert joined == join_texts(texts, WordTokenizer(), 3, 100, 30, seed=0)
+    assert joined != join_texts(texts, WordTokenizer(), 3, 100, 30, seed=1)
+
+
+@pytest.mark.parametrize("texts", [[], ["", " \n"]])
+def test_no_text_to_join_is_refused(texts):
+    with pytest.raises(ValueError, match="the data set has no text to train on"):
+        join_texts(texts, WordTokenizer(), 2, 100, 30, seed=0)

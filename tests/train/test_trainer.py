@@ -25,13 +25,14 @@ from training import (
     train,
 )
 
-from active_reading.train import loop
+from active_reading.train import loop, trainer
 from active_reading.train.adapter_files import read_adapter, unpack_reads, without
 from active_reading.train.batches import collate, tokenize
 from active_reading.train.generic_text import read_background
 from active_reading.train.load import load_model, load_tokenizer
 from active_reading.train.objectives import base_logits_of, kl_to_base, next_token_loss
 from active_reading.train.patch import apply_patch, read_patch, revert_patch
+from active_reading.train.settings import TrainSettings
 from active_reading.train.trainer import train_model
 
 
@@ -269,6 +270,25 @@ def test_texts_of_one_chunk_make_a_batch_when_that_is_asked_for(tiny_model, tmp_
     assert by_chunk.summary["tokens"] == 200
     by_length = train(tiny_model, "full", tmp_path / "length", num_tokens=200, groups=groups)
     assert not same(by_chunk.folder, by_length.folder)
+
+
+@EACH_METHOD
+def test_texts_that_share_a_sequence_see_those_before_them(tiny_model, tmp_path, monkeypatch, method):
+    seen: list[str] = []
+    tokenize = trainer.tokenize
+    monkeypatch.setattr(trainer, "tokenize", lambda texts, *rest: seen.extend(texts) or tokenize(texts, *rest))
+
+    run = train(tiny_model, method, tmp_path / "joined", num_tokens=300, texts_per_sequence=2)
+
+    assert run.summary["tokens"] == 300
+    assert any(text.count("\n\n") == 1 for text in seen)
+    assert all(set(text.split("\n\n")) <= set(TEXTS) for text in seen)
+
+
+@pytest.mark.parametrize("change", [{"group_by": "chunk"}, {"question_loss": "answer"}])
+def test_texts_of_any_kind_share_a_sequence_or_none_do(change):
+    with pytest.raises(ValueError, match="needs texts_per_sequence=1"):
+        TrainSettings(texts_per_sequence=2, **change)
 
 
 def test_a_text_without_a_token_cannot_be_grouped(tiny_model, tmp_path):
