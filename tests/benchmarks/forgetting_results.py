@@ -59,7 +59,8 @@ def _against_its_base(line: dict[str, Any], kept: list[str]) -> dict[str, Any]:
     points = [
         point
         | {
-            "nats": base["nll"] - point["nll"] - (base["control_nll"] - point["control_nll"]),
+            # A control that becomes less likely is no knowledge of what was taught.
+            "nats": base["nll"] - point["nll"] - max(0.0, base["control_nll"] - point["control_nll"]),
             "f1_gain": point["f1"] - base["f1"],
             "lost": fmean(point[name] - base[name] for name in kept),
         }
