@@ -5,8 +5,8 @@
 Training text: of invented people, sentences made from templates (`invented.py`); of the demo's documents and of
 XQuAD's articles, their chunks and the rewrites that the pipeline makes of them (`active-reading export`, vLLM).
 Learning: F1 and gold NLL of held-out questions, closed book, 5-shot. A model that has seen short answers finds
-every short answer likelier; so `known_nats`, what is compared, is the fall of the NLL beyond that on a control (where
-it falls there): the same kind of questions about people or documents that are not taught.
+every short answer likelier; so `known_nats`, what is compared, is the fall of the NLL beyond that on a control, the
+same kind of questions about people or documents that are not taught (a rise there adds nothing).
 Forgetting: rise of the NLL against the untouched base on GSM8K answers, gold NQ-open answers (5-shot) and
 docstrings of Python's standard library; nothing of their kind is in the background or replay text. WikiText-2 is
 reported apart.
@@ -148,16 +148,18 @@ class Bench:
 
     def run(self, run: Run, num_tokens: int, points: Path, scratch: Path) -> None:
         """Train, measuring at a quarter, half, three quarters and the end."""
-        began, lines = time.monotonic(), []
+        began, lines, steps = time.monotonic(), [], 0
+
+        def on_progress(_: int, of: int, __: str) -> None:
+            nonlocal steps
+            steps = of
 
         def on_step(step: int, model: Any) -> None:
-            if step in at:
+            if step in {round(steps * share) for share in (0.25, 0.5, 0.75, 1.0)}:
                 scores = self.measure(model)
                 lines.append({"step": step, **scores})
                 print(f"  step {step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
 
-        steps = num_tokens // 512
-        at = {round(steps * share) for share in (0.25, 0.5, 0.75, 1.0)}
         shutil.rmtree(scratch, ignore_errors=True)
         summary = train_model(
             self.material.texts,
@@ -165,7 +167,7 @@ class Bench:
             run.method,
             constant_rate(run.method, run.rate, num_tokens, run.seed, run.changes),
             scratch,
-            lambda *_: None,
+            on_progress,
             groups=self.material.chunks,
             on_step=on_step,
             memories=scratch.parent / "memories",
