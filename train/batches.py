@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import compress
+from itertools import chain, compress
 from typing import Any
 
 import torch
@@ -86,41 +86,43 @@ def tokenize(texts: list[str], tokenizer: Any, max_length: int, answers_only: bo
 
 
 def join_texts(
-    texts: list[str], tokenizer: Any, texts_per_sequence: int, max_length: int, num_tokens: int, seed: int
+    texts: list[str], tokenizer: Any, texts_per_sequence: int, max_length: int, chooser: random.Random
 ) -> list[str]:
-    """Texts one behind another, enough of them for `num_tokens` tokens; with every pass in other company.
+    """Every text once, several behind one another in an order of `chooser`.
 
     A text that would not fit into `max_length` tokens any more begins the next one.
-
-    Raises ValueError when there is no text.
     """
     texts = [text for text in texts if text.strip()]
-    followed = [text + SEPARATOR for text in texts]
-    lengths = list(map(len, tokenizer(followed, add_special_tokens=False)["input_ids"])) if texts else []
-    if not sum(lengths):
-        raise ValueError(NO_TEXT)
-    chooser, joined, left = random.Random(seed), [], num_tokens
-    while left > 0:
-        order = list(range(len(texts)))
-        chooser.shuffle(order)
-        company: list[int] = []
-        for index in order:
-            size = sum(lengths[each] for each in company)
-            if len(company) == texts_per_sequence or (company and size + lengths[index] > max_length):
-                joined.append(company)
-                company = []
-            company.append(index)
-        joined.append(company)
-        left -= sum(lengths)
-    return [SEPARATOR.join(texts[index] for index in company) for company in joined]
+    if not texts:
+        return []
+    # The separator in front: at the end of a text its tokens are not those that it has between two.
+    followers = tokenizer([SEPARATOR + text for text in texts], add_special_tokens=False)["input_ids"]
+    order = list(range(len(texts)))
+    chooser.shuffle(order)
+    joined: list[list[str]] = []
+    left = 0
+    for index in order:
+        length = len(followers[index])
+        if not joined or len(joined[-1]) == texts_per_sequence or length > left:
+            joined.append([])
+            left = max_length - 1  # the end-of-text token
+        joined[-1].append(texts[index])
+        left -= length
+    return [SEPARATOR.join(company) for company in joined]
 
 
 def plan_batches(
-    sequences: list[Sequence], num_tokens: int, batch_tokens: int, seed: int, groups: list[str] | None = None
+    sequences: list[Sequence],
+    num_tokens: int,
+    batch_tokens: int,
+    seed: int,
+    groups: list[str] | None = None,
+    shuffled: bool = False,
 ) -> list[list[Sequence]]:
     """Batches that hold `num_tokens` tokens in all (one fewer where texts of two tokens leave no choice).
 
-    With `groups` (one name per sequence) a batch has texts of one group alone. Sequences that are all prompt
+    With `groups` (one name per sequence) a batch has texts of one group alone. The first epoch of `shuffled`
+    sequences keeps their order. Sequences that are all prompt
     are left out; the cut that meets the budget may still leave a text, or a batch, without a target.
 
     Raises ValueError when no sequence is left.
@@ -133,7 +135,8 @@ def plan_batches(
     chooser = random.Random(seed)
     if groups is not None:
         return list(_group_batches(sequences, groups, num_tokens, batch_tokens, chooser))
-    chosen = list(_up_to(_epochs(sequences, chooser), num_tokens))
+    first = sequences if shuffled else []
+    chosen = list(_up_to(chain(first, _epochs(sequences, chooser)), num_tokens))
     batches: list[list[Sequence]] = []
     # Texts of like length go together within a window of ten batches; the order in time stays random.
     for window in _groups(chosen, 10 * batch_tokens):

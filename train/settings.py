@@ -96,7 +96,7 @@ class TrainSettings(BaseModel):
         "text", description="loss of question-answer texts: on the whole text, or on the answer alone"
     )
     packing: bool = Field(
-        False, description="texts of a step end to end in one row, each seeing only itself: no padding on a GPU"
+        False, description="sequences of a step end to end in one row, each seeing only itself: no padding on a GPU"
     )
     replay_share: float = Field(0, ge=0, lt=1, description="share of generic text among all tokens")
     kl_weight: float = Field(0, ge=0, description="weight of KL(base || model) in the objective")

@@ -7,6 +7,7 @@ or `torchrun` the sequences of each batch are shared out among the processes.
 """
 
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable
@@ -49,10 +50,10 @@ def train_model(
     began = time.monotonic()
     torch.manual_seed(settings.seed)
     tokenizer = load_tokenizer(base_of(base_model))
-    batches = _plan(texts, groups, tokenizer, settings)
+    batches, size = _plan(texts, groups, tokenizer, settings)
     num_tokens = sum(len(sequence) for batch in batches for sequence in batch.new)
     provenance = f"{len(texts)} texts, {num_tokens} tokens"
-    student = make_student(base_model, method, settings, tokenizer, _once(batches), memories)
+    student = make_student(base_model, method, settings, tokenizer, _once(batches, size), memories)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = _last_checkpoint(folder)
     watcher = Watcher(folder / "metrics.jsonl", progress, checkpoint)
@@ -86,16 +87,32 @@ def train_model(
     return summary | ({"slot_usage": student.slot_usage} if student.slot_usage else {})
 
 
-def _plan(texts: list[str], groups: list[str] | None, tokenizer: Any, settings: TrainSettings) -> list[Batch]:
-    if settings.texts_per_sequence > 1:
-        company = settings.texts_per_sequence, settings.max_length, settings.num_tokens, settings.seed
-        texts = join_texts(texts, tokenizer, *company)
-    sequences = tokenize(texts, tokenizer, settings.max_length, settings.question_loss == "answer")
+def _plan(
+    texts: list[str], groups: list[str] | None, tokenizer: Any, settings: TrainSettings
+) -> tuple[list[Batch], int]:
+    """The batches, and how many tokens all the texts are."""
+    joined = settings.texts_per_sequence > 1
+    chooser = random.Random(settings.seed)
+
+    def once() -> list[Sequence]:
+        """Every text once; with several in a sequence, in other company each time."""
+        company = settings.texts_per_sequence, settings.max_length, chooser
+        given = join_texts(texts, tokenizer, *company) if joined else texts
+        return tokenize(given, tokenizer, settings.max_length, settings.question_loss == "answer")
+
+    sequences = once()
+    size = total = sum(map(len, sequences))
+    while joined and total < settings.num_tokens:
+        more = once()
+        total += sum(map(len, more))
+        sequences += more
     if settings.group_by == "length":
         groups = None
     elif groups is None or len(sequences) != len(texts):
         raise ValueError("train.group_by=chunk needs the chunk of every text, and no text without a token")
-    planned = plan_batches(sequences, settings.num_tokens, settings.batch_tokens, settings.seed, groups)
+    planned = plan_batches(
+        sequences, settings.num_tokens, settings.batch_tokens, settings.seed, groups, shuffled=joined
+    )
     replay: list[Sequence] = []
     if settings.replay_share:  # learned whole, questions too: it stands for all that the model should keep
         replay = tokenize(read_background(settings.background), tokenizer, settings.max_length)
@@ -103,12 +120,18 @@ def _plan(texts: list[str], groups: list[str] | None, tokenizer: Any, settings: 
     batches = [batch for batch in batches if batch.num_targets]  # none where a cut left questions alone
     if not batches:
         raise ValueError(f"train.num_tokens={settings.num_tokens} leaves no text with anything to learn")
-    return batches
+    return batches, size
 
 
-def _once(batches: list[Batch]) -> list[Sequence]:
-    """The new sequences, each once: later epochs repeat them."""
-    return list({tuple(sequence.ids): sequence for batch in batches for sequence in batch.new}.values())
+def _once(batches: list[Batch], num_tokens: int) -> list[Sequence]:
+    """The new sequences, each once, up to `num_tokens` tokens: later epochs repeat them, alone or in company."""
+    found: dict[tuple[int, ...], Sequence] = {}
+    for sequence in (sequence for batch in batches for sequence in batch.new):
+        if num_tokens <= 0:
+            break
+        if found.setdefault(tuple(sequence.ids), sequence) is sequence:
+            num_tokens -= len(sequence)
+    return list(found.values())
 
 
 def _save(loop: Loop, student: Student, folder: Path, provenance: str) -> None:

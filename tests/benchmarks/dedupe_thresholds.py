@@ -21,7 +21,7 @@ from typing import Any
 
 import polars as pl
 import transformers
-from forgetting import ROOT, constant_rate
+from forgetting import ROOT, train_settings
 from forgetting_corpora import xquad_files
 
 from active_reading.augment.dedupe import DedupeSettings, find_duplicates
@@ -129,7 +129,7 @@ class Trainings:
         known: dict[str, float] = {line["key"]: line["gold_nll"] for line in map(json.loads, lines)}
         if key not in known:
             shutil.rmtree(self.scratch, ignore_errors=True)
-            settings = constant_rate("full", 5e-5, self.num_tokens, seed, {})
+            settings = train_settings("full", 5e-5, self.num_tokens, seed, {})
             train_model(texts, self.base, "full", settings, self.scratch, lambda *_: None)
             known[key] = self._measured(load_model(self.scratch).eval())
             with self.file.open("a", encoding="utf-8") as file:

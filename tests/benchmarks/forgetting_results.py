@@ -103,14 +103,14 @@ def best_in_the_mean(settings: dict[str, list[Trajectory]]) -> float:
 
 
 def curves(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
-    """Per setting and step: means over seeds, each with its standard error."""
+    """Per setting and measurement: means over seeds, each with its standard error; of the steps, too."""
     by_setting: dict[str, list[list[dict[str, float]]]] = {}
     for line in lines:
         by_setting.setdefault(line["setting"], []).append(line["points"])
     found: dict[str, list[dict[str, float]]] = {}
     for setting, seeds in by_setting.items():
         for points in zip(*seeds, strict=True):
-            row: dict[str, float] = {"step": points[0]["step"], "seeds": len(points)}
+            row: dict[str, float] = {"step": round(fmean(point["step"] for point in points)), "seeds": len(points)}
             for name in ("f1", "nats", "lost"):
                 mean, error = mean_and_error([point[name] for point in points])
                 row |= {name: round(mean, 4), f"{name}_error": round(error, 4)}

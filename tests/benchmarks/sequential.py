@@ -22,7 +22,7 @@ from statistics import fmean
 from typing import Any
 
 import transformers
-from forgetting import constant_rate
+from forgetting import train_settings
 from invented import Corpus, invented_corpora
 
 from active_reading.augment.identity import content_hash
@@ -103,7 +103,7 @@ class Bench:
     def run(self, run: Run, corpora: list[Corpus], control: Corpus, root: Path) -> Json:
         """Learn the corpora in turn; returns the scores right after each, and of all at the end."""
         settings = [
-            constant_rate(run.method, run.rate, self.num_tokens, 1000 * run.seed + place, run.changes)
+            train_settings(run.method, run.rate, self.num_tokens, 1000 * run.seed + place, run.changes)
             for place in range(len(corpora))
         ]
         identity = content_hash(

@@ -4,6 +4,7 @@ Also: what it is trained on again, replay, the distance to the base, and what is
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -273,16 +274,22 @@ def test_texts_of_one_chunk_make_a_batch_when_that_is_asked_for(tiny_model, tmp_
 
 
 @EACH_METHOD
-def test_texts_that_share_a_sequence_see_those_before_them(tiny_model, tmp_path, monkeypatch, method):
-    seen: list[str] = []
-    tokenize = trainer.tokenize
-    monkeypatch.setattr(trainer, "tokenize", lambda texts, *rest: seen.extend(texts) or tokenize(texts, *rest))
+def test_texts_share_a_sequence_in_other_company_each_time(tiny_model, tmp_path, monkeypatch, method):
+    planned: list[Any] = []
+    add_replay = trainer.add_replay
+    monkeypatch.setattr(trainer, "add_replay", lambda *args: planned.extend(add_replay(*args)) or planned)
 
-    run = train(tiny_model, method, tmp_path / "joined", num_tokens=300, texts_per_sequence=2)
+    run = train(tiny_model, method, tmp_path / "joined", num_tokens=300, texts_per_sequence=2, max_length=80)
 
+    tokenizer = load_tokenizer(tiny_model)
+    seen = [tokenizer.decode(sequence.ids, skip_special_tokens=True) for batch in planned for sequence in batch.new]
+    companies = [company for text in seen if (company := frozenset(text.split("\n\n"))) <= set(TEXTS)]
     assert run.summary["tokens"] == 300
-    assert any(text.count("\n\n") == 1 for text in seen)
-    assert all(set(text.split("\n\n")) <= set(TEXTS) for text in seen)
+    assert len(companies) >= len(seen) - 1  # one is cut to the budget
+    assert all(len(company) == 2 for company in companies)
+    assert len(set(companies)) > 2
+    times = Counter(text for company in companies for text in company)
+    assert max(times.values()) - min(times.values()) <= 1
 
 
 @pytest.mark.parametrize("change", [{"group_by": "chunk"}, {"question_loss": "answer"}])
