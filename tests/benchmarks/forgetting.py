@@ -10,9 +10,9 @@ same kind of questions about people or documents that are not taught (a rise the
 Forgetting: rise of the NLL against the untouched base on GSM8K answers, gold NQ-open answers (5-shot) and
 docstrings of Python's standard library; nothing of their kind is in the background or replay text. WikiText-2 is
 reported apart.
-Every run is measured at each quarter of its way; its rate falls to 0 at the end. The runs' points go to `points.jsonl` as they come; a run that
-is there already is not made again. Without `--data` (default: shared/data beside the project) only docstrings
-are measured. The last line of standard output is one JSON object.
+Every run is measured at each quarter of its way; its rate falls to 0 at the end. The runs' points go to
+`points.jsonl` as they come; a run that is there already is not made again. Without `--data` (default: shared/data
+beside the project) only docstrings are measured. The last line of standard output is one JSON object.
 """
 
 import argparse
@@ -59,7 +59,7 @@ class Run:
         return " ".join([self.method, f"lr={self.rate}", *(f"{k}={v}" for k, v in sorted(self.changes.items()))])
 
 
-# What is taught alone is found worse behind other text (EXPERIMENTS.md, 2026-11-29). A step is five texts, 290 tokens.
+# What is taught alone is hard to find behind other text (EXPERIMENTS.md, 2026-11-29). Five texts are 290 tokens.
 TOGETHER: dict[str, Any] = {"texts_per_sequence": 5, "batch_tokens": 256, "schedule": "linear"}
 LAYERS: dict[str, Any] = {"memory.layers": [8, 10, 12]}
 REPLAY: dict[str, Any] = {"replay_share": 0.05}
