@@ -87,28 +87,27 @@ def tokenize(texts: list[str], tokenizer: Any, max_length: int, answers_only: bo
 
 def join_texts(
     texts: list[str], tokenizer: Any, texts_per_sequence: int, max_length: int, chooser: random.Random
-) -> list[str]:
-    """Every text once, several behind one another in an order of `chooser`.
+) -> Iterator[list[str]]:
+    """Passes without end over all the texts, in each of them every text once, several behind one another.
 
     A text that would not fit into `max_length` tokens any more begins the next one.
     """
     texts = [text for text in texts if text.strip()]
-    if not texts:
-        return []
     # The separator in front: at the end of a text its tokens are not those that it has between two.
-    followers = tokenizer([SEPARATOR + text for text in texts], add_special_tokens=False)["input_ids"]
+    followers = [SEPARATOR + text for text in texts]
+    lengths = list(map(len, tokenizer(followers, add_special_tokens=False)["input_ids"])) if texts else []
     order = list(range(len(texts)))
-    chooser.shuffle(order)
-    joined: list[list[str]] = []
-    left = 0
-    for index in order:
-        length = len(followers[index])
-        if not joined or len(joined[-1]) == texts_per_sequence or length > left:
-            joined.append([])
-            left = max_length - 1  # the end-of-text token
-        joined[-1].append(texts[index])
-        left -= length
-    return [SEPARATOR.join(company) for company in joined]
+    while True:
+        chooser.shuffle(order)
+        joined: list[list[str]] = []
+        left = 0
+        for index in order:
+            if not joined or len(joined[-1]) == texts_per_sequence or lengths[index] > left:
+                joined.append([])
+                left = max_length - 1  # the end-of-text token
+            joined[-1].append(texts[index])
+            left -= lengths[index]
+        yield [SEPARATOR.join(company) for company in joined]
 
 
 def plan_batches(
@@ -122,8 +121,8 @@ def plan_batches(
     """Batches that hold `num_tokens` tokens in all (one fewer where texts of two tokens leave no choice).
 
     With `groups` (one name per sequence) a batch has texts of one group alone. The first epoch of `shuffled`
-    sequences keeps their order. Sequences that are all prompt
-    are left out; the cut that meets the budget may still leave a text, or a batch, without a target.
+    sequences keeps their order. Sequences that are all prompt are left out; the cut that meets the budget may
+    still leave a text, or a batch, without a target.
 
     Raises ValueError when no sequence is left.
     """

@@ -50,10 +50,10 @@ def train_model(
     began = time.monotonic()
     torch.manual_seed(settings.seed)
     tokenizer = load_tokenizer(base_of(base_model))
-    batches, size = _plan(texts, groups, tokenizer, settings)
+    batches, once = _plan(texts, groups, tokenizer, settings)
     num_tokens = sum(len(sequence) for batch in batches for sequence in batch.new)
     provenance = f"{len(texts)} texts, {num_tokens} tokens"
-    student = make_student(base_model, method, settings, tokenizer, _once(batches, size), memories)
+    student = make_student(base_model, method, settings, tokenizer, once, memories)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = _last_checkpoint(folder)
     watcher = Watcher(folder / "metrics.jsonl", progress, checkpoint)
@@ -89,23 +89,21 @@ def train_model(
 
 def _plan(
     texts: list[str], groups: list[str] | None, tokenizer: Any, settings: TrainSettings
-) -> tuple[list[Batch], int]:
-    """The batches, and how many tokens all the texts are."""
+) -> tuple[list[Batch], list[Sequence]]:
+    """The batches, and of their sequences each once: in company, those of about one pass over the texts."""
     joined = settings.texts_per_sequence > 1
-    chooser = random.Random(settings.seed)
-
-    def once() -> list[Sequence]:
-        """Every text once; with several in a sequence, in other company each time."""
-        company = settings.texts_per_sequence, settings.max_length, chooser
-        given = join_texts(texts, tokenizer, *company) if joined else texts
-        return tokenize(given, tokenizer, settings.max_length, settings.question_loss == "answer")
-
-    sequences = once()
-    size = total = sum(map(len, sequences))
-    while joined and total < settings.num_tokens:
-        more = once()
-        total += sum(map(len, more))
+    passes = iter([texts])
+    if joined:
+        chooser = random.Random(settings.seed)
+        passes = join_texts(texts, tokenizer, settings.texts_per_sequence, settings.max_length, chooser)
+    sequences: list[Sequence] = []
+    sizes: list[int] = []  # tokens of each pass
+    for given in passes:
+        more = tokenize(given, tokenizer, settings.max_length, settings.question_loss == "answer")
         sequences += more
+        sizes.append(sum(map(len, more)))
+        if sum(sizes) >= settings.num_tokens:
+            break
     if settings.group_by == "length":
         groups = None
     elif groups is None or len(sequences) != len(texts):
@@ -120,16 +118,15 @@ def _plan(
     batches = [batch for batch in batches if batch.num_targets]  # none where a cut left questions alone
     if not batches:
         raise ValueError(f"train.num_tokens={settings.num_tokens} leaves no text with anything to learn")
-    return batches, size
+    return batches, _once(batches, sizes[0] if joined else settings.num_tokens)
 
 
 def _once(batches: list[Batch], num_tokens: int) -> list[Sequence]:
-    """The new sequences, each once, up to `num_tokens` tokens: later epochs repeat them, alone or in company."""
+    """The new sequences, each once, until they have `num_tokens` tokens: later epochs repeat them."""
     found: dict[tuple[int, ...], Sequence] = {}
     for sequence in (sequence for batch in batches for sequence in batch.new):
-        if num_tokens <= 0:
-            break
-        if found.setdefault(tuple(sequence.ids), sequence) is sequence:
+        if num_tokens > 0 and tuple(sequence.ids) not in found:
+            found[tuple(sequence.ids)] = sequence
             num_tokens -= len(sequence)
     return list(found.values())
 

@@ -73,7 +73,7 @@ RATES: dict[Method, tuple[float, ...]] = {
 def quick_runs() -> list[Run]:
     """Under 40 minutes on two cores."""
     rates: dict[Method, float] = {"full": 1e-4, "lora": 2e-4, "memory": 0.01}
-    return [_run(method, rate, seed) for seed in (0, 1, 2) for method, rate in rates.items()]
+    return [_run(method, rate, seed, {}) for seed in (0, 1, 2) for method, rate in rates.items()]
 
 
 def full_runs() -> list[Run]:
@@ -106,8 +106,8 @@ def _compared(changes: list[dict[str, Any]], seeds: Iterable[int]) -> list[Run]:
     return [_run(*choice, seed, change) for change in changes for choice in choices for seed in seeds]
 
 
-def _run(method: Method, rate: float, seed: int, changes: dict[str, Any] | None = None) -> Run:
-    return Run(method, rate, seed, TOGETHER | (LAYERS if method == "memory" else {}) | (changes or {}))
+def _run(method: Method, rate: float, seed: int, changes: dict[str, Any]) -> Run:
+    return Run(method, rate, seed, TOGETHER | (LAYERS if method == "memory" else {}) | changes)
 
 
 class Bench:

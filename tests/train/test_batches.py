@@ -7,7 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from typing import Any
 
 import pytest
@@ -491,7 +491,7 @@ class LineTokenizer(WordTokenizer):
 def test_joined_texts_come_once_and_no_company_is_cut(lengths, most, max_length, seed):
     texts = [" ".join([chr(97 + number)] * length) for number, length in enumerate(lengths)]
 
-    joined = join_texts(texts, LineTokenizer(), most, max_length, random.Random(seed))
+    joined = next(join_texts(texts, LineTokenizer(), most, max_length, random.Random(seed)))
 
     parts = [text.split(SEPARATOR) for text in joined]
     assert sorted(chain.from_iterable(parts)) == sorted(texts)
@@ -504,17 +504,17 @@ def test_joined_texts_come_once_and_no_company_is_cut(lengths, most, max_length,
 
 def test_a_text_has_other_company_each_time():
     texts = [f"text{number}" for number in range(6)]
-    chooser = random.Random(0)
 
-    passes = [join_texts(texts, WordTokenizer(), 3, 100, chooser) for _ in range(4)]
+    passes = list(islice(join_texts(texts, WordTokenizer(), 3, 100, random.Random(0)), 4))
 
     assert len({frozenset(text.split(SEPARATOR)) for text in chain.from_iterable(passes)}) > 2
-    assert passes[0] == join_texts(texts, WordTokenizer(), 3, 100, random.Random(0))
+    assert passes[0] == next(join_texts(texts, WordTokenizer(), 3, 100, random.Random(0)))
 
 
 def test_blank_texts_keep_nobody_company():
-    assert join_texts(["", " \n"], WordTokenizer(), 2, 100, random.Random(0)) == []
-    assert sorted(join_texts(["", "a", " ", "b"], WordTokenizer(), 2, 100, random.Random(1))[0]) == sorted("a\n\nb")
+    assert next(join_texts(["", " \n"], WordTokenizer(), 2, 100, random.Random(0))) == []
+    joined = next(join_texts(["", "a", " ", "b"], WordTokenizer(), 2, 100, random.Random(1)))
+    assert sorted(joined[0]) == sorted("a\n\nb")
 
 
 def test_sequences_that_are_shuffled_already_keep_their_order_once():

@@ -28,7 +28,7 @@ from training import (
 
 from active_reading.train import loop, trainer
 from active_reading.train.adapter_files import read_adapter, unpack_reads, without
-from active_reading.train.batches import collate, tokenize
+from active_reading.train.batches import Batch, Sequence, collate, tokenize
 from active_reading.train.generic_text import read_background
 from active_reading.train.load import load_model, load_tokenizer
 from active_reading.train.objectives import base_logits_of, kl_to_base, next_token_loss
@@ -290,6 +290,14 @@ def test_texts_share_a_sequence_in_other_company_each_time(tiny_model, tmp_path,
     assert len(set(companies)) > 2
     times = Counter(text for company in companies for text in company)
     assert max(times.values()) - min(times.values()) <= 1
+
+
+def test_a_text_that_comes_again_takes_no_place_in_what_a_memory_is_prepared_on():
+    short, long, more = (Sequence([number] * length) for number, length in enumerate((2, 4, 3)))
+    batches = [Batch([short]), Batch([short, short]), Batch([long]), Batch([more])]
+
+    assert trainer._once(batches, 9) == [short, long, more]
+    assert trainer._once(batches, 6) == [short, long]
 
 
 @pytest.mark.parametrize("change", [{"group_by": "chunk"}, {"question_loss": "answer"}])
