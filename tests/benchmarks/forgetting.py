@@ -61,12 +61,12 @@ class Run:
 
 # What is taught alone is hard to find behind other text (EXPERIMENTS.md, 2026-11-29). Five texts are 290 tokens.
 TOGETHER: dict[str, Any] = {"texts_per_sequence": 5, "batch_tokens": 256, "schedule": "linear"}
-LAYERS: dict[str, Any] = {"memory.layers": [8, 10, 12]}
+LAYERS: dict[str, Any] = {"memory.layers": list(range(0, 30, 2))}
 REPLAY: dict[str, Any] = {"replay_share": 0.05}
 RATES: dict[Method, tuple[float, ...]] = {
     "full": (2e-5, 5e-5, 1e-4, 2e-4),
     "lora": (5e-5, 1e-4, 2e-4, 5e-4),
-    "memory": (0.01, 0.02, 0.04, 0.08),
+    "memory": (0.005, 0.01, 0.02, 0.04),
 }
 
 

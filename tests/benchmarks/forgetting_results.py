@@ -35,22 +35,22 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
             ]
             suffix = "" if measure == "nats" else "_by_f1"
             result[f"smf_over_{method}{suffix}"] = round(fmean(ratios), 3) if ratios else None
-    methods = sorted({line["run"]["method"] for line in lines})
-    result["best_f1"] = {
-        method: max(p["f1"] for line in lines if line["run"]["method"] == method for p in line["points"])
-        for method in methods
-    }
-    result["best_nats"] = {
-        method: round(best_learned([by_nats(line) for line in lines if line["run"]["method"] == method]), 3)
-        for method in methods
-    }
-    for measure, name in (("best_f1", "learning_ratio"), ("best_nats", "learning_ratio_nats")):
-        of = result[measure]
-        result[name] = round(of["memory"] / of["full"], 3) if of.get("full") and "memory" in of else None
     result["curves"] = curves(lines)
+    for measure, name in (("f1", "learning_ratio"), ("nats", "learning_ratio_nats")):
+        of = result[f"best_{measure}"] = best_means(result["curves"], measure)
+        result[name] = round(of["memory"] / of["full"], 3) if of.get("full") and "memory" in of else None
     result["patch_megabytes"] = max((line["patch_megabytes"] or 0 for line in lines), default=0)
     result["seeds"] = len({line["run"]["seed"] for line in lines})
     return result | {"runs": len(lines)}
+
+
+def best_means(by_setting: dict[str, list[dict[str, float]]], measure: str) -> dict[str, float]:
+    """Per method, the best mean over seeds that any measurement of any of its settings has in `curves`."""
+    best: dict[str, float] = {}
+    for setting, rows in by_setting.items():
+        method = setting.split()[0]
+        best[method] = max([best.get(method, 0.0), *(row[measure] for row in rows)])
+    return best
 
 
 def _against_its_base(line: dict[str, Any], kept: list[str]) -> dict[str, Any]:
