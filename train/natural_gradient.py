@@ -8,8 +8,12 @@ of real tokens). For a given disturbance, the change `C^-1 G B^-1` lowers the lo
 gradient is G (N, D). MEMIT (Meng et al. 2022, arXiv 2210.07229) uses C alone, on the weights of an MLP. A memory
 has thousands of read weights where an MLP has its width: far more room that generic text does not use.
 
-`damping` times the mean diagonal is added to both factors: a row that no generic token reads would cost nothing
-and move without bound, and both means are of a small sample.
+The reads of the new text itself are added to C, as in the natural gradient of its own loss. What all of the new
+text reads (the form of a question) would else be learned first and most, and is what a model forgets by: its other
+answers take that form, too. What one fact alone reads has little curvature and is learned as fast.
+
+`damping` times the mean diagonal of the generic part is added to both factors: a row that no generic token reads
+would cost nothing and move without bound, and both means are of a small sample.
 M tokens, R reads per token, t rows that move.
 """
 
@@ -20,6 +24,7 @@ from torch import Tensor
 
 from active_reading.train.slots import Background
 
+Reads = tuple[Tensor, Tensor]  # slots and weights, both (M, R)
 BLOCK = 4096  # tokens whose reads are spread out over the t rows at a time
 
 
@@ -37,17 +42,27 @@ class Curvature:
         return torch.cholesky_solve(by_rows.T, self.gradient_factor).T
 
 
-def curvature(background: Background, rows: Tensor, damping: float) -> Curvature:
+def curvature(
+    background: Background,
+    rows: Tensor,
+    damping: float,
+    new_reads: Reads | None = None,
+    new_text_weight: float = 1.0,
+) -> Curvature:
     """Of the rows (t,) ascending, from the generic reads in `background` and its gradients, B (D, D).
 
+    `new_reads` is how the new text reads, which counts `new_text_weight` times as much as generic text.
     Raises ValueError when the background has no reads, or none with a gradient.
     """
     if not len(background.slots):
         raise ValueError("train.memory.update_rule=natural: it is not known how generic text reads this memory")
-    reads = read_covariance(background, rows)
+    num_slots = len(background.counts)
+    reads = read_covariance((background.slots, background.weights), rows, num_slots)
     # Over all slots, read or not: the mean does not depend on which rows were chosen.
-    mean_square = background.weights.float().square().sum() / len(background.slots) / len(background.counts)
+    mean_square = background.weights.float().square().sum() / len(background.slots) / num_slots
     reads.diagonal().add_(damping * mean_square.to(reads))
+    if new_reads is not None:
+        reads += new_text_weight * read_covariance(new_reads, rows, num_slots)
     gradients = background.gradients.to(rows.device, copy=True)
     mean_gradient = gradients.diagonal().mean()
     if not mean_gradient > 0:
@@ -61,13 +76,14 @@ def _cholesky(matrix: Tensor) -> Tensor:
     return torch.linalg.cholesky(matrix.double()).to(matrix)
 
 
-def read_covariance(background: Background, rows: Tensor) -> Tensor:
-    """(t, t) mean over the background's tokens of the products of their read weights, for rows (t,)."""
-    place = torch.full((len(background.counts),), len(rows))
+def read_covariance(reads: Reads, rows: Tensor, num_slots: int) -> Tensor:
+    """(t, t) mean over tokens of the products of their read weights, for rows (t,) of a table of `num_slots`."""
+    slots, weights = reads
+    place = torch.full((num_slots,), len(rows))
     place[rows.cpu()] = torch.arange(len(rows))
     total = torch.zeros(len(rows), len(rows), device=rows.device)
-    for slots, weights in zip(background.slots.split(BLOCK), background.weights.split(BLOCK), strict=True):
-        spread = torch.zeros(len(slots), len(rows) + 1, device=rows.device)  # the last column: all other rows
-        spread.scatter_add_(1, place[slots.long().cpu()].to(rows.device), weights.to(spread))
+    for some, their in zip(slots.split(BLOCK), weights.split(BLOCK), strict=True):
+        spread = torch.zeros(len(some), len(rows) + 1, device=rows.device)  # the last column: all other rows
+        spread.scatter_add_(1, place[some.long().cpu()].to(rows.device), their.to(spread))
         total += spread[:, :-1].T @ spread[:, :-1]
-    return total / len(background.slots)
+    return total / len(slots)

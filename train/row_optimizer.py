@@ -3,17 +3,15 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from active_reading.train.adapter import MemoryAdapter
 from active_reading.train.background import gradient_covariances, hidden_states
 from active_reading.train.batches import Batch, Sequence, collate, even_batches
-from active_reading.train.natural_gradient import curvature
+from active_reading.train.natural_gradient import Reads, curvature
 from active_reading.train.settings import TrainSettings
 from active_reading.train.sparse_optimizer import NaturalRowOptimizer, SparseRowOptimizer, best_slots
 
 LEARNED_TOKENS = 1000  # of a training, that count as background for the next one
-Reads = tuple[Tensor, Tensor]  # slots and weights, both (M, R)
 
 
 def row_optimizer(
@@ -38,7 +36,7 @@ def row_optimizer(
         background = adapter.backgrounds[name]
         read, counts = slots.unique(return_counts=True)
         rows = best_slots(memory, read, counts, background, generator).sort().values
-        curvatures[name] = curvature(background, rows, settings.memory.damping)
+        curvatures[name] = curvature(background, rows, memory.damping, (slots, weights), memory.new_text_weight)
         some = torch.linspace(0, len(slots) - 1, min(LEARNED_TOKENS, len(slots)), device=slots.device).long()
         learned[name] = slots[some], weights[some]
     return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, memory, rate, curvatures), learned

@@ -28,6 +28,12 @@ class MemorySettings(BaseModel):
     )
     top_t: int = Field(2000, ge=1, description="value rows per table that may move: at all (natural) or in a step")
     damping: float = Field(0.1, gt=0, description="of the rule natural, as a share of the mean curvature")
+    new_text_weight: float = Field(
+        1.0,
+        ge=0,
+        description="of the rule natural: weight of the new text's own reads beside those of generic text; what "
+        "all of it reads, such as a question's form, then moves less; 0: none",
+    )
     protect_learned: float = Field(
         25.0, ge=0, description="weight of what was learned, as background for what comes later; 0: none"
     )

@@ -105,8 +105,8 @@ class SparseRowOptimizer(torch.optim.Optimizer):
 class NaturalRowOptimizer(SparseRowOptimizer):
     """Moves the rows that `curvatures` has, by the natural gradient.
 
-    The learning rate is the size of a step: one of them alone changes the predictions on generic text by about
-    `lr**2 / 2` nats a token and table, by the curvature's estimate.
+    The learning rate is the size of a step: one of them alone changes the predictions, on generic text and (by
+    `new_text_weight`) on the new, by about `lr**2 / 2` nats a token and table, by the curvature's estimate.
     """
 
     def __init__(

@@ -12,9 +12,10 @@ from active_reading.train.adapter import STORED, MemoryAdapter, memory_files
 from active_reading.train.adapter_files import AdapterFiles, write_adapter
 from active_reading.train.batches import Sequence
 from active_reading.train.load import base_of, load_model
+from active_reading.train.natural_gradient import Reads
 from active_reading.train.patch import difference, write_patch
 from active_reading.train.prepared import fresh_memory
-from active_reading.train.row_optimizer import Reads, row_optimizer
+from active_reading.train.row_optimizer import row_optimizer
 from active_reading.train.settings import LoraSettings, Method, TrainSettings
 from active_reading.train.slots import usage
 from active_reading.train.sparse_optimizer import SparseRowOptimizer

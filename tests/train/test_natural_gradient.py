@@ -56,13 +56,13 @@ def disturbance(change: Tensor, damping: float) -> float:
 def test_the_covariance_of_reads_is_that_of_the_dense_read_weights(monkeypatch, block):
     monkeypatch.setattr("active_reading.train.natural_gradient.BLOCK", block)
     reads = spread(background())[:, ROWS]
-    torch.testing.assert_close(read_covariance(background(), ROWS), reads.T @ reads / 40)
+    found = read_covariance((background().slots, background().weights), ROWS, SLOTS)
+    torch.testing.assert_close(found, reads.T @ reads / 40)
 
 
 def test_reads_of_one_slot_by_several_heads_add_up():
-    found = Background(torch.zeros(SLOTS), 0)
-    found.add_reads(torch.tensor([[5, 5, 2]]), torch.tensor([[0.25, 0.5, 1.0]]))
-    assert read_covariance(found, torch.tensor([5])).item() == pytest.approx(0.75**2)
+    reads = torch.tensor([[5, 5, 2]]), torch.tensor([[0.25, 0.5, 1.0]])
+    assert read_covariance(reads, torch.tensor([5]), SLOTS).item() == pytest.approx(0.75**2)
 
 
 @pytest.mark.parametrize("damping", [0.01, 1.0])
@@ -76,6 +76,34 @@ def test_no_other_change_of_the_rows_teaches_as_much_for_as_little_disturbance(d
         other = gradient if not number else best + 0.3 * torch.randn(best.shape, generator=generator)
         other = other * gain / (gradient * other).sum()  # teaches the same, to first order
         assert disturbance(other, damping) > disturbance(best, damping)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
+def test_new_text_counts_by_its_weight(weight):
+    new = background(num_tokens=25, seed=4)
+    gradient = torch.randn(len(ROWS), WIDTH, generator=torch.Generator().manual_seed(1))
+    found = curvature(background(), ROWS, 0.1, (new.slots, new.weights), weight).solve(gradient)
+    reads, new_reads = spread(background()), spread(new)
+    c = reads.T @ reads / 40 + weight * new_reads.T @ new_reads / 25
+    c += 0.1 * reads.square().sum() / reads.numel() * torch.eye(SLOTS)
+    b = gradient_covariance()
+    b += 0.1 * b.diagonal().mean() * torch.eye(WIDTH)
+    torch.testing.assert_close(c[ROWS][:, ROWS] @ found @ b, gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_what_texts_teach_one_by_one_goes_into_rows_of_their_own_and_not_into_the_one_that_all_read():
+    own = torch.tensor([1, 2, 6, 9]).repeat(10)
+    new = torch.stack([own, torch.full_like(own, 5)], 1), torch.ones(40, 2)
+    even = Background(torch.zeros(SLOTS), 0, gradients=torch.eye(WIDTH))
+    even.add_reads(torch.arange(SLOTS)[:, None], torch.ones(SLOTS, 1))
+    gradient = torch.zeros(len(ROWS), WIDTH)
+    for direction, row in enumerate((0, 1, 3, 4)):  # each text its own, and row 5, the third, all of them
+        gradient[row, direction] = gradient[2, direction] = 1
+    without_new, with_new = (
+        curvature(even, ROWS, 0.1, new, weight).solve(gradient).norm(dim=1) for weight in (0.0, 10.0)
+    )
+    assert without_new[2] > 1.9 * without_new[[0, 1, 3, 4]].max()
+    assert with_new[2] < 0.7 * with_new[[0, 1, 3, 4]].min()
 
 
 def read_everything(table: ValueTable, seed: int) -> None:
