@@ -8,12 +8,14 @@ of real tokens). For a given disturbance, the change `C^-1 G B^-1` lowers the lo
 gradient is G (N, D). MEMIT (Meng et al. 2022, arXiv 2210.07229) uses C alone, on the weights of an MLP. A memory
 has thousands of read weights where an MLP has its width: far more room that generic text does not use.
 
-The reads of the new text itself are added to C, as in the natural gradient of its own loss. What all of the new
-text reads (the form of a question) would else be learned first and most, and is what a model forgets by: its other
-answers take that form, too. What one fact alone reads has little curvature and is learned as fast.
+What the new text itself reads is added to C, with a weight. What all of it reads (the form of a question) would
+else be learned first and most, and is what a model forgets by: its other answers take that form, too. What one fact
+alone reads is slowed far less. With the new text's gradients in B as well, this would be the natural gradient of
+its own loss.
 
-`damping` times the mean diagonal of the generic part is added to both factors: a row that no generic token reads
-would cost nothing and move without bound, and both means are of a small sample.
+Generic here is all that the background holds, so also what was learned in earlier trainings. `damping` times the
+mean diagonal of that part is added to both factors: a row that no generic token reads would cost nothing and move
+without bound, and both means are of a small sample.
 M tokens, R reads per token, t rows that move.
 """
 
@@ -30,7 +32,7 @@ BLOCK = 4096  # tokens whose reads are spread out over the t rows at a time
 
 @dataclass
 class Curvature:
-    """What it costs generic text when rows of one table move; both factors are damped."""
+    """What it costs when rows of one table move; both factors are damped."""
 
     rows: Tensor  # (t,) ascending
     read_factor: Tensor  # (t, t) Cholesky factor of C, of these rows
@@ -47,28 +49,35 @@ def curvature(
     rows: Tensor,
     damping: float,
     new_reads: Reads | None = None,
-    new_text_weight: float = 1.0,
+    new_text_weight: float = 0.0,
 ) -> Curvature:
     """Of the rows (t,) ascending, from the generic reads in `background` and its gradients, B (D, D).
 
-    `new_reads` is how the new text reads, which counts `new_text_weight` times as much as generic text.
-    Raises ValueError when the background has no reads, or none with a gradient.
+    `new_reads` is how the new text reads, which counts `new_text_weight` times as much as the background.
+    Raises ValueError when the background has no reads, or none with a gradient, and when the curvature has too
+    little damping to be inverted.
     """
     if not len(background.slots):
         raise ValueError("train.memory.update_rule=natural: it is not known how generic text reads this memory")
     num_slots = len(background.counts)
-    reads = read_covariance((background.slots, background.weights), rows, num_slots)
+    covariance = read_covariance((background.slots, background.weights), rows, num_slots)
     # Over all slots, read or not: the mean does not depend on which rows were chosen.
     mean_square = background.weights.float().square().sum() / len(background.slots) / num_slots
-    reads.diagonal().add_(damping * mean_square.to(reads))
-    if new_reads is not None:
-        reads += new_text_weight * read_covariance(new_reads, rows, num_slots)
+    covariance.diagonal().add_(damping * mean_square.to(covariance))
+    if new_reads is not None and new_text_weight:
+        covariance += new_text_weight * read_covariance(new_reads, rows, num_slots)
     gradients = background.gradients.to(rows.device, copy=True)
     mean_gradient = gradients.diagonal().mean()
     if not mean_gradient > 0:
         raise ValueError("train.memory.update_rule=natural: generic text has no gradient at this memory")
     gradients.diagonal().add_(damping * mean_gradient)
-    return Curvature(rows, _cholesky(reads), _cholesky(gradients))
+    try:
+        return Curvature(rows, _cholesky(covariance), _cholesky(gradients))
+    except torch.linalg.LinAlgError:
+        raise ValueError(
+            "train.memory.update_rule=natural: the curvature is too uneven to be inverted: raise "
+            f"train.memory.damping={damping} or lower train.memory.new_text_weight={new_text_weight}"
+        ) from None
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
@@ -82,8 +91,9 @@ def read_covariance(reads: Reads, rows: Tensor, num_slots: int) -> Tensor:
     place = torch.full((num_slots,), len(rows))
     place[rows.cpu()] = torch.arange(len(rows))
     total = torch.zeros(len(rows), len(rows), device=rows.device)
-    for some, their in zip(slots.split(BLOCK), weights.split(BLOCK), strict=True):
-        spread = torch.zeros(len(some), len(rows) + 1, device=rows.device)  # the last column: all other rows
-        spread.scatter_add_(1, place[some.long().cpu()].to(rows.device), their.to(spread))
+    for block_slots, block_weights in zip(slots.split(BLOCK), weights.split(BLOCK), strict=True):
+        spread = torch.zeros(len(block_slots), len(rows) + 1, device=rows.device)  # the last column: all other rows
+        # In bf16, as a background keeps them: sums of so few bits are the same in any order, on a GPU too.
+        spread.scatter_add_(1, place[block_slots.long().cpu()].to(rows.device), block_weights.bfloat16().to(spread))
         total += spread[:, :-1].T @ spread[:, :-1]
     return total / len(slots)

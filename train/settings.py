@@ -23,15 +23,17 @@ class MemorySettings(BaseModel):
     slot_score: SlotScore = Field("tf_idf", description="which of the rows that new text reads may move")
     update_rule: Literal["natural", "row", "table"] = Field(
         "natural",
-        description="natural: the best rows of all the new text, by the gradient over generic text's curvature; "
+        description="natural: the best rows of all the new text, by the gradient over the curvature; "
         "row, table: the best rows of each step's text, by the gradient over its RMS (of that row, or of all)",
     )
     top_t: int = Field(2000, ge=1, description="value rows per table that may move: at all (natural) or in a step")
-    damping: float = Field(0.1, gt=0, description="of the rule natural, as a share of the mean curvature")
+    damping: float = Field(
+        0.1, gt=0, description="of the rule natural, as a share of the background's mean curvature"
+    )
     new_text_weight: float = Field(
         1.0,
         ge=0,
-        description="of the rule natural: weight of the new text's own reads beside those of generic text; what "
+        description="of the rule natural: weight of the new text's own reads beside the background's; what "
         "all of it reads, such as a question's form, then moves less; 0: none",
     )
     protect_learned: float = Field(

@@ -61,12 +61,12 @@ class Run:
 
 # What is taught alone is hard to find behind other text (EXPERIMENTS.md, 2026-11-29). Five texts are 290 tokens.
 TOGETHER: dict[str, Any] = {"texts_per_sequence": 5, "batch_tokens": 256, "schedule": "linear"}
-LAYERS: dict[str, Any] = {"memory.layers": list(range(0, 30, 2))}
+MEMORY: dict[str, Any] = {"memory.layers": list(range(0, 30, 2)), "memory.new_text_weight": 1.0}
 REPLAY: dict[str, Any] = {"replay_share": 0.05}
 RATES: dict[Method, tuple[float, ...]] = {
     "full": (2e-5, 5e-5, 1e-4, 2e-4),
     "lora": (5e-5, 1e-4, 2e-4, 5e-4),
-    "memory": (0.005, 0.01, 0.02, 0.04),
+    "memory": (0.0025, 0.005, 0.01, 0.02),
 }
 
 
@@ -90,10 +90,11 @@ def sweep_runs() -> list[Run]:
 def ablation_runs(seeds: Iterable[int]) -> list[Run]:
     """Memory as in the quick runs and with one thing changed at a time."""
     changes: list[dict[str, Any]] = [{}, {"texts_per_sequence": 1}]
-    changes += [{"memory.layers": layers} for layers in ([2, 4, 6], list(range(1, 13)), [12, 16, 20])]
+    changes += [{"memory.layers": layers} for layers in ([2, 4, 6], [8, 10, 12], list(range(4, 28, 4)))]
+    changes += [{"memory.new_text_weight": weight} for weight in (0.0, 0.3, 3.0)]
     changes += [{"memory.num_keys": 256, "memory.top_k": 8}, {"memory.num_keys": 64}]
     changes += [{"memory.slot_score": score} for score in ("random", "kl", "tf")]
-    changes += [{"memory.top_t": t} for t in (500, 1000, 8000)]
+    changes += [{"memory.top_t": t} for t in (400, 4000)]
     changes += [{"memory.damping": damping} for damping in (0.01, 1.0)]
     changes += [{"memory.codebooks": "random"}, {"kl_weight": 0.5}]
     by_rms: list[dict[str, Any]] = [{"memory.update_rule": rule} for rule in ("row", "table")]
@@ -107,7 +108,7 @@ def _compared(changes: list[dict[str, Any]], seeds: Iterable[int]) -> list[Run]:
 
 
 def _run(method: Method, rate: float, seed: int, changes: dict[str, Any]) -> Run:
-    return Run(method, rate, seed, TOGETHER | (LAYERS if method == "memory" else {}) | changes)
+    return Run(method, rate, seed, TOGETHER | (MEMORY if method == "memory" else {}) | changes)
 
 
 class Bench:

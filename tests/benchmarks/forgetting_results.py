@@ -37,19 +37,23 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
             result[f"smf_over_{method}{suffix}"] = round(fmean(ratios), 3) if ratios else None
     result["curves"] = curves(lines)
     for measure, name in (("f1", "learning_ratio"), ("nats", "learning_ratio_nats")):
-        of = result[f"best_{measure}"] = best_means(result["curves"], measure)
-        result[name] = round(of["memory"] / of["full"], 3) if of.get("full") and "memory" in of else None
+        best = best_means(result["curves"], measure)
+        result[f"best_{measure}"] = best
+        result[name] = round(best["memory"] / best["full"], 3) if best.get("full") and "memory" in best else None
     result["patch_megabytes"] = max((line["patch_megabytes"] or 0 for line in lines), default=0)
     result["seeds"] = len({line["run"]["seed"] for line in lines})
     return result | {"runs": len(lines)}
 
 
 def best_means(by_setting: dict[str, list[dict[str, float]]], measure: str) -> dict[str, float]:
-    """Per method, the best mean over seeds that any measurement of any of its settings has in `curves`."""
-    best: dict[str, float] = {}
+    """Per method, the best mean over seeds of any measurement in `curves`, of the settings with the most seeds."""
+    of_method: dict[str, list[dict[str, float]]] = {}
     for setting, rows in by_setting.items():
-        method = setting.split()[0]
-        best[method] = max([best.get(method, 0.0), *(row[measure] for row in rows)])
+        of_method.setdefault(setting.split()[0], []).extend(rows)
+    best = {}
+    for method, rows in of_method.items():
+        seeds = max(row["seeds"] for row in rows)
+        best[method] = max(row[measure] for row in rows if row["seeds"] == seeds)
     return best
 
 
