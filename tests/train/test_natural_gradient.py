@@ -163,7 +163,9 @@ def test_a_memory_without_a_gradient_is_refused():
 
 def test_a_curvature_that_cannot_be_inverted_says_what_to_change():
     always_together = torch.tensor([[5, 6]] * 40), torch.ones(40, 2)
-    with pytest.raises(ValueError, match="raise train.memory.damping=1e-30 or lower train.memory.new_text_weight=1"):
+    with pytest.raises(
+        ValueError, match="raise train.memory.damping=1e-30 or lower train.memory.new_text_weight=1"
+    ):
         curvature(background(num_tokens=1), ROWS, 1e-30, always_together, 1e6)
 
 
