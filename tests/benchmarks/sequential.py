@@ -6,7 +6,7 @@ Each corpus is five invented people (`invented.py`), scored on held-out wording 
 again when all are learned. A model goes on from what the same method made of the corpora before. Later corpora
 teach again how such questions are answered, so that a score alone would not show what was forgotten: a control
 corpus that is never taught is scored each time too, and what a model knows of a corpus is its gain over the
-untouched base beyond that of the control.
+untouched base beyond that of the control (nothing where that gets worse).
 `kept_share` of a run is what is known (F1) of all corpora but the last at the end over what was known right after
 learning, `kept_nats` the same of gold NLL; None where nothing was known. Technical prose (docstrings of Python's
 standard library) says what else was lost. Every corpus's scores go to `sequence.jsonl` as they come, and a
@@ -173,15 +173,17 @@ def kept(results: list[Json]) -> Json:
     ]
 
     def beyond_control(score: str, right_after: bool) -> float:
-        """Mean gain over the base, beyond that of the control."""
+        """Mean gain over the base beyond that of the control, which counts for nothing when it gets worse."""
         gains = []
+        better = 1 if score == "f1" else -1
         for line, at_end, (base, base_control) in pairs:
             now, control = (line["corpus"], line["control"]) if right_after else at_end
-            gains.append((now[score] - base[score]) - (control[score] - base_control[score]))
+            of_control = better * (control[score] - base_control[score])
+            gains.append(better * (now[score] - base[score]) - max(0.0, of_control))
         return fmean(gains)
 
     known_f1, left_f1 = beyond_control("f1", True), beyond_control("f1", False)
-    known_nats, left_nats = -beyond_control("nll", True), -beyond_control("nll", False)
+    known_nats, left_nats = beyond_control("nll", True), beyond_control("nll", False)
     return {
         "kept_share": round(left_f1 / known_f1, 3) if known_f1 > 0 else None,
         "kept_nats": round(left_nats / known_nats, 3) if known_nats > 0 else None,
