@@ -36,7 +36,9 @@ def row_optimizer(
         background = adapter.backgrounds[name]
         read, counts = slots.unique(return_counts=True)
         rows = best_slots(memory, read, counts, background, generator).sort().values
-        curvatures[name] = curvature(background, rows, memory.damping, (slots, weights), memory.new_text_weight)
+        curvatures[name] = curvature(
+            background, rows, settings.memory.damping, (slots, weights), settings.memory.new_text_weight
+        )
         some = torch.linspace(0, len(slots) - 1, min(LEARNED_TOKENS, len(slots)), device=slots.device).long()
         learned[name] = slots[some], weights[some]
     return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, memory, rate, curvatures), learned
