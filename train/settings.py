@@ -31,7 +31,7 @@ class MemorySettings(BaseModel):
         0.1, gt=0, description="of the rule natural, as a share of the background's mean curvature"
     )
     new_text_weight: float = Field(
-        1.0,
+        0.0,
         ge=0,
         description="of the rule natural: weight of the new text's own reads beside the background's; what "
         "all of it reads, such as a question's form, then moves less; 0: none",
