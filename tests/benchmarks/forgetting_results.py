@@ -57,14 +57,18 @@ def best_means(by_setting: dict[str, list[dict[str, float]]], measure: str) -> d
     return best
 
 
+def beyond_control(gain: float, of_control: float) -> float:
+    """What of a gain is knowledge of what was taught: a control that gets worse adds nothing to it."""
+    return gain - max(0.0, of_control)
+
+
 def _against_its_base(line: dict[str, Any], kept: list[str]) -> dict[str, Any]:
     """The line, its points with `nats`, `f1_gain` and `lost` against the base as the same machine measured it."""
     base = line["base"]
     points = [
         point
         | {
-            # A control that becomes less likely is no knowledge of what was taught.
-            "nats": base["nll"] - point["nll"] - max(0.0, base["control_nll"] - point["control_nll"]),
+            "nats": beyond_control(base["nll"] - point["nll"], base["control_nll"] - point["control_nll"]),
             "f1_gain": point["f1"] - base["f1"],
             "lost": fmean(point[name] - base[name] for name in kept),
         }

@@ -23,6 +23,7 @@ from typing import Any
 
 import transformers
 from forgetting import train_settings
+from forgetting_results import beyond_control
 from invented import Corpus, invented_corpora
 
 from active_reading.augment.identity import content_hash
@@ -172,18 +173,18 @@ def kept(results: list[Json]) -> Json:
         for line, end, base in zip(result["after"][:-1], result["end"][:-1], result["base"][:-1], strict=True)
     ]
 
-    def beyond_control(score: str, right_after: bool) -> float:
-        """Mean gain over the base beyond that of the control, which counts for nothing when it gets worse."""
+    def known(score: str, right_after: bool) -> float:
+        """Mean gain over the base beyond that of the control."""
         gains = []
         better = 1 if score == "f1" else -1
         for line, at_end, (base, base_control) in pairs:
             now, control = (line["corpus"], line["control"]) if right_after else at_end
-            of_control = better * (control[score] - base_control[score])
-            gains.append(better * (now[score] - base[score]) - max(0.0, of_control))
+            gain, of_control = now[score] - base[score], control[score] - base_control[score]
+            gains.append(beyond_control(better * gain, better * of_control))
         return fmean(gains)
 
-    known_f1, left_f1 = beyond_control("f1", True), beyond_control("f1", False)
-    known_nats, left_nats = beyond_control("nll", True), beyond_control("nll", False)
+    known_f1, left_f1 = known("f1", True), known("f1", False)
+    known_nats, left_nats = known("nll", True), known("nll", False)
     return {
         "kept_share": round(left_f1 / known_f1, 3) if known_f1 > 0 else None,
         "kept_nats": round(left_nats / known_nats, 3) if known_nats > 0 else None,
