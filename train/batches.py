@@ -158,15 +158,20 @@ def even_batches(sequences: list[Sequence], batch_tokens: int) -> list[list[Sequ
 
 
 def add_replay(batches: list[list[Sequence]], replay: list[Sequence], share: float, seed: int) -> list[Batch]:
-    """Add replay until it is `share` of all tokens, spread evenly; pieces no longer than their batch is wide."""
+    """Add replay until it is `share` of all tokens, spread evenly.
+
+    A piece is no longer than its batch is wide, and comes as soon as a quarter of a batch is owed: a share of 5 %
+    would else come once in twenty batches of one long sequence.
+    """
     chooser = random.Random(seed)
     source = _epochs(replay, chooser) if share else iter(())
     mixed, owed = [], 0.0
     for sequences in batches:
         batch = Batch(sequences)
         owed += share / (1 - share) * sum(map(len, sequences))
-        width = max(2, *map(len, sequences))
-        while owed >= width:
+        widest = max(2, *map(len, sequences))
+        while owed >= max(2, min(widest, sum(map(len, sequences)) // 4)):
+            width = min(widest, int(owed))
             text = next(source)
             start = chooser.randrange(max(1, len(text) - width + 1))
             batch.replay.append(text.part(start, start + width))

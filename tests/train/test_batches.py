@@ -269,6 +269,15 @@ def test_replay_is_spread_evenly_in_pieces_no_wider_than_their_batch(share):
         assert 0 <= share / (1 - share) * new - replay < width, "the share is met after every batch"
 
 
+def test_batches_of_one_long_sequence_get_their_replay_in_shorter_pieces():
+    batches = add_replay([texts_of([100]) for _ in range(40)], plain(list(range(500))), 0.05, seed=0)
+    sizes = [sum(map(len, batch.replay)) for batch in batches]
+    assert all(25 <= size <= 30 for size in sizes if size)
+    assert sum(size > 0 for size in sizes) == 8, "every fifth step, not once in twenty"
+    many = add_replay([texts_of([100])], plain(list(range(500))), 0.75, seed=0)
+    assert [len(piece) for piece in many[0].replay] == [100, 100, 100], "and in long ones where there is much of it"
+
+
 def test_a_piece_of_replay_is_a_part_of_one_text_as_it_stands():
     pieces = [piece.ids for batch in replayed(0.8) for piece in batch.replay]
     assert all(piece == list(range(piece[0], piece[0] + len(piece))) for piece in pieces)
