@@ -61,18 +61,22 @@ class Run:
 
 # What is taught alone is hard to find behind other text (EXPERIMENTS.md, 2026-11-29). Five texts are 290 tokens.
 TOGETHER: dict[str, Any] = {"texts_per_sequence": 5, "batch_tokens": 256, "schedule": "linear"}
-MEMORY: dict[str, Any] = {"memory.layers": list(range(0, 30, 2)), "memory.new_text_weight": 1.0}
+MEMORY: dict[str, Any] = {
+    "memory.layers": list(range(0, 30, 2)),
+    "memory.new_text_weight": 0.3,
+    "memory.damping": 1.0,
+}
 REPLAY: dict[str, Any] = {"replay_share": 0.05}
 RATES: dict[Method, tuple[float, ...]] = {
     "full": (2e-5, 5e-5, 1e-4, 2e-4),
     "lora": (5e-5, 1e-4, 2e-4, 5e-4),
-    "memory": (0.0025, 0.005, 0.01, 0.02),
+    "memory": (0.005, 0.01, 0.02, 0.04),
 }
 
 
 def quick_runs() -> list[Run]:
     """About 40 minutes on two cores; LoRA, which learns least, with one seed."""
-    compared: dict[Method, float] = {"full": 1e-4, "memory": 0.01}
+    compared: dict[Method, float] = {"full": 1e-4, "memory": 0.02}
     runs = [_run(method, rate, seed, {}) for seed in (0, 1, 2) for method, rate in compared.items()]
     return [*runs, _run("lora", 2e-4, 0, {})]
 
@@ -92,14 +96,14 @@ def ablation_runs(seeds: Iterable[int]) -> list[Run]:
     """Memory as in the quick runs and with one thing changed at a time."""
     changes: list[dict[str, Any]] = [{}, {"texts_per_sequence": 1}]
     changes += [{"memory.layers": layers} for layers in ([2, 4, 6], [8, 10, 12], list(range(4, 28, 4)))]
-    changes += [{"memory.new_text_weight": weight} for weight in (0.0, 0.3, 3.0)]
+    changes += [{"memory.new_text_weight": weight} for weight in (0.0, 1.0, 3.0)]
     changes += [{"memory.num_keys": 256, "memory.top_k": 8}, {"memory.num_keys": 64}]
     changes += [{"memory.slot_score": score} for score in ("random", "kl", "tf")]
     changes += [{"memory.top_t": t} for t in (400, 4000)]
-    changes += [{"memory.damping": damping} for damping in (0.01, 1.0)]
+    changes += [{"memory.damping": damping} for damping in (0.01, 0.1, 10.0)]
     changes += [{"memory.codebooks": "random"}, {"kl_weight": 0.5}]
     by_rms: list[dict[str, Any]] = [{"memory.update_rule": rule} for rule in ("row", "table")]
-    runs = [(0.01, change) for change in changes] + [(0.1, change) for change in by_rms]
+    runs = [(0.02, change) for change in changes] + [(0.1, change) for change in by_rms]
     return [_run("memory", rate, seed, change) for seed in seeds for rate, change in runs]
 
 

@@ -22,7 +22,7 @@ from statistics import fmean
 from typing import Any
 
 import transformers
-from forgetting import train_settings
+from forgetting import MEMORY, TOGETHER, train_settings
 from forgetting_results import beyond_control
 from invented import Corpus, invented_corpora
 
@@ -56,13 +56,13 @@ class Run:
 
 
 def quick_runs() -> list[Run]:
-    return [Run("full", 5e-5), Run("lora", 2e-4), Run("memory", 0.01)]
+    return [Run("full", 1e-4), Run("lora", 2e-4), Run("memory", 0.02)]
 
 
 def full_runs() -> list[Run]:
     rates: list[tuple[Method, float]] = [
-        ("full", 2e-5),
         ("full", 5e-5),
+        ("full", 1e-4),
         ("lora", 1e-4),
         ("lora", 2e-4),
         ("memory", 0.01),
@@ -103,8 +103,9 @@ class Bench:
 
     def run(self, run: Run, corpora: list[Corpus], control: Corpus, root: Path) -> Json:
         """Learn the corpora in turn; returns the scores right after each, and of all at the end."""
+        changes = TOGETHER | (MEMORY if run.method == "memory" else {}) | run.changes
         settings = [
-            train_settings(run.method, run.rate, self.num_tokens, 1000 * run.seed + place, run.changes)
+            train_settings(run.method, run.rate, self.num_tokens, 1000 * run.seed + place, changes)
             for place in range(len(corpora))
         ]
         identity = content_hash(
@@ -202,7 +203,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "sequential")
     arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
-    count, num_tokens = (5, 8_000) if arguments.quick else (20, 12_000)
+    count, num_tokens = (5, 10_000) if arguments.quick else (20, 12_000)
     bench = Bench(num_tokens)
     *corpora, control = invented_corpora(count + 1, 5, seed=0)
     results: dict[str, list[Json]] = {}
