@@ -28,10 +28,10 @@ class MemorySettings(BaseModel):
     )
     top_t: int = Field(2000, ge=1, description="value rows per table that may move: at all (natural) or in a step")
     damping: float = Field(
-        0.1, gt=0, description="of the rule natural, as a share of the background's mean curvature"
+        1.0, gt=0, description="of the rule natural, as a share of the background's mean curvature"
     )
     new_text_weight: float = Field(
-        0.0,
+        0.3,
         ge=0,
         description="of the rule natural: weight of the new text's own reads beside the background's; what "
         "all of it reads, such as a question's form, then moves less; 0: none",
@@ -75,7 +75,7 @@ class LearningRates(BaseModel):
 
     full: float = Field(2e-5, gt=0)
     lora: float = Field(2e-4, gt=0)
-    memory: float = Field(0.01, gt=0, description="of the rule natural; for row and table 0.05 to 0.2 is in order")
+    memory: float = Field(0.02, gt=0, description="of the rule natural; for row and table 0.05 to 0.2 is in order")
 
 
 class TrainSettings(BaseModel):

@@ -61,11 +61,7 @@ class Run:
 
 # What is taught alone is hard to find behind other text (EXPERIMENTS.md, 2026-11-29). Five texts are 290 tokens.
 TOGETHER: dict[str, Any] = {"texts_per_sequence": 5, "batch_tokens": 256, "schedule": "linear"}
-MEMORY: dict[str, Any] = {
-    "memory.layers": list(range(0, 30, 2)),
-    "memory.new_text_weight": 0.3,
-    "memory.damping": 1.0,
-}
+MEMORY: dict[str, Any] = {"memory.layers": list(range(0, 30, 2))}
 REPLAY: dict[str, Any] = {"replay_share": 0.05}
 RATES: dict[Method, tuple[float, ...]] = {
     "full": (2e-5, 5e-5, 1e-4, 2e-4),
