@@ -160,8 +160,8 @@ def even_batches(sequences: list[Sequence], batch_tokens: int) -> list[list[Sequ
 def add_replay(batches: list[list[Sequence]], replay: list[Sequence], share: float, seed: int) -> list[Batch]:
     """Add replay until it is `share` of all tokens, spread evenly.
 
-    A piece is no longer than its batch is wide, and comes as soon as a quarter of a batch is owed: a share of 5 %
-    would else come once in twenty batches of one long sequence.
+    A piece is no longer than its batch is wide, and comes as soon as one that wide, or a quarter of the batch, is
+    owed: a share of 5 % would else come once in twenty batches of one long sequence.
     """
     chooser = random.Random(seed)
     source = _epochs(replay, chooser) if share else iter(())

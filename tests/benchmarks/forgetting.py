@@ -36,6 +36,7 @@ from active_reading.eval.scores import f1
 from active_reading.eval.texts import text_scores
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import DEFAULT_MODEL
+from active_reading.flows.stage_files import VERSIONS
 from active_reading.train.load import load_model, load_tokenizer
 from active_reading.train.precision import autocast
 from active_reading.train.settings import Method, TrainSettings
@@ -57,6 +58,11 @@ class Run:
     def setting(self) -> str:
         """The run without its seed."""
         return " ".join([self.method, f"lr={self.rate}", *(f"{k}={v}" for k, v in sorted(self.changes.items()))])
+
+    def identity(self, num_tokens: int) -> str:
+        """Of all its settings, so that those of other defaults are not taken for it."""
+        settings = train_settings(self.method, self.rate, num_tokens, self.seed, self.changes)
+        return content_hash(settings.decisive(self.method), VERSIONS["train"])
 
 
 # What is taught alone is hard to find behind other text (EXPERIMENTS.md, 2026-11-29). Five texts are 290 tokens.
@@ -179,6 +185,7 @@ class Bench:
             "corpus": self.identity,
             "num_tokens": num_tokens,
             "run": asdict(run),
+            "settings": run.identity(num_tokens),
             "setting": run.setting(),
             "points": lines,
             "base": self.base,
@@ -193,7 +200,7 @@ class Bench:
 def train_settings(
     method: Method, rate: float, num_tokens: int, seed: int, changes: dict[str, Any]
 ) -> TrainSettings:
-    """Of one training, by default at a rate that stays; `changes` by dotted key."""
+    """Of one training, by default of texts alone at a rate that stays; `changes` by dotted key."""
     values: dict[str, Any] = {
         "num_tokens": num_tokens,
         "batch_tokens": 512,
@@ -242,20 +249,20 @@ def main() -> None:
         runs = quick_runs() if arguments.quick else full_runs()
         runs = sweep_runs() if arguments.sweep else runs
     for number, run in enumerate(runs, start=1):
-        if any(line["run"] == asdict(run) for line in _lines(points, bench.identity, num_tokens)):
+        if run.identity(num_tokens) in _lines(points, bench.identity):
             continue
         print(f"run {number} of {len(runs)}: {run.setting()} seed {run.seed}", flush=True)
         bench.run(run, num_tokens, points, arguments.output / "scratch")
-    made = [line for line in _lines(points, bench.identity, num_tokens) if Run(**line["run"]) in runs]
-    print(json.dumps(summarize(made)))
+    made = _lines(points, bench.identity)
+    print(json.dumps(summarize([made[run.identity(num_tokens)] for run in runs])))
 
 
-def _lines(points: Path, identity: str, num_tokens: int) -> list[dict[str, Any]]:
-    """The runs made on this corpus with this budget."""
+def _lines(points: Path, corpus: str) -> dict[str, dict[str, Any]]:
+    """The runs made on this corpus, by their settings."""
     if not points.exists():
-        return []
+        return {}
     lines = [json.loads(line) for line in points.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["corpus"] == identity and line["num_tokens"] == num_tokens]
+    return {line["settings"]: line for line in lines if line["corpus"] == corpus and "settings" in line}
 
 
 if __name__ == "__main__":
