@@ -278,6 +278,16 @@ def test_batches_of_one_long_sequence_get_their_replay_in_shorter_pieces():
     assert [len(piece) for piece in many[0].replay] == [100, 100, 100], "and in long ones where there is much of it"
 
 
+@pytest.mark.parametrize("lengths", [[1], [2], [2, 3], [290, 5, 5], [60, 70, 80], [30] * 9])
+@pytest.mark.parametrize("share", [0.05, 0.25, 0.999])
+def test_replay_of_short_texts_fills_batches_of_any_shape(lengths, share):
+    batches = add_replay([texts_of(lengths) for _ in range(50)], plain([1, 2, 3], [4, 5]), share, seed=0)
+    new, replay = 50 * sum(lengths), sum(len(piece) for batch in batches for piece in batch.replay)
+    wanted = share / (1 - share) * new
+    assert wanted - max(2, *lengths) <= replay <= wanted + 1e-6
+    assert all(1 <= len(piece) <= 3 for batch in batches for piece in batch.replay)
+
+
 def test_a_piece_of_replay_is_a_part_of_one_text_as_it_stands():
     pieces = [piece.ids for batch in replayed(0.8) for piece in batch.replay]
     assert all(piece == list(range(piece[0], piece[0] + len(piece))) for piece in pieces)
