@@ -168,9 +168,10 @@ def add_replay(batches: list[list[Sequence]], replay: list[Sequence], share: flo
     mixed, owed = [], 0.0
     for sequences in batches:
         batch = Batch(sequences)
-        owed += share / (1 - share) * sum(map(len, sequences))
-        widest = max(2, *map(len, sequences))
-        while owed >= max(2, min(widest, sum(map(len, sequences)) // 4)):
+        num_new, widest = sum(map(len, sequences)), max(2, *map(len, sequences))
+        least = max(2, min(widest, num_new // 4))
+        owed += share / (1 - share) * num_new
+        while owed >= least:
             width = min(widest, int(owed))
             text = next(source)
             start = chooser.randrange(max(1, len(text) - width + 1))

@@ -21,9 +21,9 @@ def row_optimizer(
 
     The reads are given where the update is the natural gradient, which has to see all of the new text beforehand.
     """
-    rate, memory = settings.learning_rates.memory, settings.memory
+    rate = settings.learning_rates.memory
     if settings.memory.update_rule != "natural":
-        return SparseRowOptimizer(adapter.tables, adapter.backgrounds, memory, rate, settings.seed), {}
+        return SparseRowOptimizer(adapter.tables, adapter.backgrounds, settings.memory, rate, settings.seed), {}
     reads = _reads_of(model, adapter, tokenizer, settings, sequences)
     if any(
         not len(background.gradients) for background in adapter.backgrounds.values()
@@ -35,13 +35,13 @@ def row_optimizer(
         generator = torch.Generator().manual_seed(settings.seed)
         background = adapter.backgrounds[name]
         read, counts = slots.unique(return_counts=True)
-        rows = best_slots(memory, read, counts, background, generator).sort().values
+        rows = best_slots(settings.memory, read, counts, background, generator).sort().values
         curvatures[name] = curvature(
             background, rows, settings.memory.damping, (slots, weights), settings.memory.new_text_weight
         )
         some = torch.linspace(0, len(slots) - 1, min(LEARNED_TOKENS, len(slots)), device=slots.device).long()
         learned[name] = slots[some], weights[some]
-    return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, memory, rate, curvatures), learned
+    return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, settings.memory, rate, curvatures), learned
 
 
 @torch.no_grad()

@@ -115,7 +115,12 @@ def _compared(changes: list[dict[str, Any]], seeds: Iterable[int]) -> list[Run]:
 
 
 def _run(method: Method, rate: float, seed: int, changes: dict[str, Any]) -> Run:
-    return Run(method, rate, seed, TOGETHER | (MEMORY if method == "memory" else {}) | changes)
+    return Run(method, rate, seed, in_company(method, changes))
+
+
+def in_company(method: Method, changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes on top of how both benchmarks of forgetting teach."""
+    return TOGETHER | (MEMORY if method == "memory" else {}) | changes
 
 
 class Bench:

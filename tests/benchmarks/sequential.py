@@ -22,7 +22,7 @@ from statistics import fmean
 from typing import Any
 
 import transformers
-from forgetting import MEMORY, TOGETHER, train_settings
+from forgetting import in_company, train_settings
 from forgetting_results import beyond_control
 from invented import Corpus, invented_corpora
 
@@ -43,7 +43,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """One sequence of trainings; `changes` are settings of `train`, beside `TOGETHER` and `MEMORY`."""
+    """One sequence of trainings; `changes` are settings of `train`, beside `forgetting.in_company`."""
 
     method: Method
     rate: float
@@ -103,7 +103,7 @@ class Bench:
 
     def run(self, run: Run, corpora: list[Corpus], control: Corpus, root: Path) -> Json:
         """Learn the corpora in turn; returns the scores right after each, and of all at the end."""
-        changes = TOGETHER | (MEMORY if run.method == "memory" else {}) | run.changes
+        changes = in_company(run.method, run.changes)
         settings = [
             train_settings(run.method, run.rate, self.num_tokens, 1000 * run.seed + place, changes)
             for place in range(len(corpora))
