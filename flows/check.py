@@ -39,7 +39,12 @@ def check_study(study: Study) -> ResolvedModel:
     evaluation = evaluation_texts(study.evaluate.questions, study.evaluate.task_data)
     if study.train.background:
         check_background(study.train.background, evaluation if study.decontaminate else {})
-    if study.judge.model and study.judge.is_on and not study.generate.endpoint:
+    if study.judge.model and not study.judge.is_on:
+        raise ValueError(
+            f"judge.model={study.judge.model}: nothing is given to it: "
+            "set judge.statements=true, judge.answers=true, or both"
+        )
+    if study.judge.model and not study.generate.endpoint:
         resolve_model(study.judge.model)
     if study.evaluate.grade:
         if not (questions or study.evaluate.make_questions):

@@ -615,3 +615,5 @@ def test_a_judges_answers_are_asked_once(project, tiny_model, monkeypatch):
 def test_judging_needs_something_to_judge(project, tiny_model):
     with pytest.raises(ValueError, match=r"no texts are judged: set judge\.statements=true"):
         run_plain(study_in(project, tiny_model), "judge")
+    with pytest.raises(ValueError, match=r"judge\.model=other: nothing is given to it"):
+        run_plain(study_in(project, tiny_model, "judge={model: other}"), "ingest")
