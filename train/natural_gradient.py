@@ -35,13 +35,12 @@ class Curvature:
     """What it costs when rows of one table move; both factors are damped."""
 
     rows: Tensor  # (t,) ascending
-    read_factor: Tensor  # (t, t) Cholesky factor of C, of these rows
-    gradient_factor: Tensor  # (D, D) Cholesky factor of B
+    read_inverse: Tensor  # (t, t) inverse of C, of these rows
+    gradient_inverse: Tensor  # (D, D) inverse of B
 
     def solve(self, gradients: Tensor) -> Tensor:
         """(t, D) `C^-1 G B^-1` of the rows' gradients G (t, D)."""
-        by_rows = torch.cholesky_solve(gradients, self.read_factor)
-        return torch.cholesky_solve(by_rows.T, self.gradient_factor).T
+        return self.read_inverse @ gradients @ self.gradient_inverse
 
 
 def curvature(
@@ -62,7 +61,7 @@ def curvature(
     num_slots = len(background.counts)
     covariance = read_covariance((background.slots, background.weights), rows, num_slots)
     # Over all slots, read or not: the mean does not depend on which rows were chosen.
-    mean_square = background.weights.float().square().sum() / len(background.slots) / num_slots
+    mean_square = _mean_square(background.weights) / num_slots
     covariance.diagonal().add_(damping * mean_square.to(covariance))
     if new_reads is not None and new_text_weight:
         covariance += new_text_weight * read_covariance(new_reads, rows, num_slots)
@@ -72,7 +71,7 @@ def curvature(
         raise ValueError("train.memory.update_rule=natural: generic text has no gradient at this memory")
     gradients.diagonal().add_(damping * mean_gradient)
     try:
-        return Curvature(rows, _cholesky(covariance), _cholesky(gradients))
+        return Curvature(rows, _inverse(covariance), _inverse(gradients))
     except torch.linalg.LinAlgError:
         raise ValueError(
             "train.memory.update_rule=natural: the curvature is too uneven to be inverted: raise "
@@ -80,9 +79,19 @@ def curvature(
         ) from None
 
 
-def _cholesky(matrix: Tensor) -> Tensor:
+def _mean_square(weights: Tensor) -> Tensor:
+    """Over tokens, of read weights (M, R), as if all tokens counted once: those that were learned have larger ones.
+
+    Else damping would grow with every training, until it hid what was learned before.
+    """
+    sums = weights.float().sum(1, keepdim=True)
+    once = (sums.min() / sums).round(decimals=2)  # the weights of one head add up to 1 but for their rounding
+    return (weights.float() * once).square().sum() / len(weights)
+
+
+def _inverse(matrix: Tensor) -> Tensor:
     """In double precision: the largest and the smallest direction may be five orders of magnitude apart."""
-    return torch.linalg.cholesky(matrix.double()).to(matrix)
+    return torch.cholesky_inverse(torch.linalg.cholesky(matrix.double())).to(matrix)
 
 
 def read_covariance(reads: Reads, rows: Tensor, num_slots: int) -> Tensor:

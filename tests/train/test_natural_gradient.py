@@ -22,7 +22,7 @@ def background(num_tokens: int = 40, seed: int = 0) -> Background:
     generator = torch.Generator().manual_seed(seed)
     found = Background(torch.zeros(SLOTS), 0)
     slots = torch.stack([torch.randperm(SLOTS, generator=generator)[:READS] for _ in range(num_tokens)])
-    found.add_reads(slots, torch.rand(num_tokens, READS, generator=generator))
+    found.add_reads(slots, torch.randn(num_tokens, READS, generator=generator).softmax(-1))
     found.gradients = gradient_covariance()
     return found
 
@@ -89,6 +89,20 @@ def test_new_text_counts_by_its_weight(weight):
     b = gradient_covariance()
     b += 0.1 * b.diagonal().mean() * torch.eye(WIDTH)
     torch.testing.assert_close(c[ROWS][:, ROWS] @ found @ b, gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_what_was_learned_is_not_hidden_by_more_damping():
+    learned = background(num_tokens=60, seed=4)
+    both = background()
+    both.add_reads(learned.slots, learned.weights * 5)  # each counts 25 times
+    gradient = torch.randn(len(ROWS), WIDTH, generator=torch.Generator().manual_seed(1))
+    found = curvature(both, ROWS, 0.1).solve(gradient)
+    generic, new = spread(background()), spread(learned)
+    c = (generic.T @ generic + 25 * new.T @ new) / 100
+    c += 0.1 * (generic.square().sum() + new.square().sum()) / 100 / SLOTS * torch.eye(SLOTS)
+    b = gradient_covariance()
+    b += 0.1 * b.diagonal().mean() * torch.eye(WIDTH)
+    torch.testing.assert_close(c[ROWS][:, ROWS] @ found @ b, gradient, rtol=2e-2, atol=1e-2)
 
 
 def test_what_texts_teach_one_by_one_goes_into_rows_of_their_own_and_not_into_the_one_that_all_read():
@@ -166,7 +180,7 @@ def test_a_curvature_that_cannot_be_inverted_says_what_to_change():
     with pytest.raises(
         ValueError, match="raise train.memory.damping=1e-30 or lower train.memory.new_text_weight=1"
     ):
-        curvature(background(num_tokens=1), ROWS, 1e-30, always_together, 1e6)
+        curvature(background(num_tokens=1), ROWS, 1e-30, always_together, 1e30)
 
 
 def test_packed_reads_hold_every_bit_in_one_order():
