@@ -42,7 +42,7 @@ def check_study(study: Study) -> ResolvedModel:
     if study.judge.model and not study.judge.is_on:
         raise ValueError(
             f"judge.model={study.judge.model}: nothing is given to it: "
-            "set judge.statements=true, judge.answers=true, or both"
+            "set judge.statements=true, judge.answers=true, or both, or leave judge.model empty"
         )
     if study.judge.model and not study.generate.endpoint:
         resolve_model(study.judge.model)

@@ -13,9 +13,10 @@ else be learned first and most, and is what a model forgets by: its other answer
 alone reads is slowed far less. With the new text's gradients in B as well, this would be the natural gradient of
 its own loss.
 
-Generic here is all that the background holds, so also what was learned in earlier trainings. `damping` times the
-mean diagonal of that part is added to both factors: a row that no generic token reads would cost nothing and move
-without bound, and both means are of a small sample.
+Generic here is all that the background holds, so also what was learned in earlier trainings, whose tokens count
+more (`protect_learned`). `damping` times the mean diagonal is added to B, and to C, there the mean as if all of the
+background's tokens counted once: a row that no generic token reads would cost nothing and move without bound, and
+both means are of a small sample. Damping that grew with every training would hide what was learned.
 M tokens, R reads per token, t rows that move.
 """
 
@@ -46,12 +47,14 @@ class Curvature:
 def curvature(
     background: Background,
     rows: Tensor,
+    num_heads: int,
     damping: float,
     new_reads: Reads | None = None,
     new_text_weight: float = 0.0,
 ) -> Curvature:
     """Of the rows (t,) ascending, from the generic reads in `background` and its gradients, B (D, D).
 
+    The read weights of a token that counts once add up to `num_heads`.
     `new_reads` is how the new text reads, which counts `new_text_weight` times as much as the background.
     Raises ValueError when the background has no reads, or none with a gradient, and when the curvature has too
     little damping to be inverted.
@@ -61,7 +64,7 @@ def curvature(
     num_slots = len(background.counts)
     covariance = read_covariance((background.slots, background.weights), rows, num_slots)
     # Over all slots, read or not: the mean does not depend on which rows were chosen.
-    mean_square = _mean_square(background.weights) / num_slots
+    mean_square = _mean_square(background.weights, num_heads) / num_slots
     covariance.diagonal().add_(damping * mean_square.to(covariance))
     if new_reads is not None and new_text_weight:
         covariance += new_text_weight * read_covariance(new_reads, rows, num_slots)
@@ -75,22 +78,23 @@ def curvature(
     except torch.linalg.LinAlgError:
         raise ValueError(
             "train.memory.update_rule=natural: the curvature is too uneven to be inverted: raise "
-            f"train.memory.damping={damping} or lower train.memory.new_text_weight={new_text_weight}"
+            f"train.memory.damping={damping}, or lower train.memory.new_text_weight={new_text_weight} or the "
+            "protect_learned of the trainings before"
         ) from None
 
 
-def _mean_square(weights: Tensor) -> Tensor:
-    """Over tokens, of read weights (M, R), as if all tokens counted once: those that were learned have larger ones.
-
-    Else damping would grow with every training, until it hid what was learned before.
-    """
-    sums = weights.float().sum(1, keepdim=True)
-    once = (sums.min() / sums).round(decimals=2)  # the weights of one head add up to 1 but for their rounding
-    return (weights.float() * once).square().sum() / len(weights)
+def _mean_square(weights: Tensor, num_heads: int) -> Tensor:
+    """Mean over tokens of the squared norm of their read weights (M, R), each token scaled to count once."""
+    weights = weights.float()
+    once = weights * (num_heads / weights.sum(1, keepdim=True))
+    return once.square().sum() / len(once)
 
 
 def _inverse(matrix: Tensor) -> Tensor:
-    """In double precision: the largest and the smallest direction may be five orders of magnitude apart."""
+    """Of a positive definite matrix.
+
+    In double precision: the largest and the smallest direction may be five orders of magnitude apart.
+    """
     return torch.cholesky_inverse(torch.linalg.cholesky(matrix.double())).to(matrix)
 
 

@@ -37,7 +37,12 @@ def row_optimizer(
         read, counts = slots.unique(return_counts=True)
         rows = best_slots(settings.memory, read, counts, background, generator).sort().values
         curvatures[name] = curvature(
-            background, rows, settings.memory.damping, (slots, weights), settings.memory.new_text_weight
+            background,
+            rows,
+            settings.memory.num_heads,
+            settings.memory.damping,
+            (slots, weights),
+            settings.memory.new_text_weight,
         )
         some = torch.linspace(0, len(slots) - 1, min(LEARNED_TOKENS, len(slots)), device=slots.device).long()
         learned[name] = slots[some], weights[some]

@@ -28,7 +28,9 @@ class MemorySettings(BaseModel):
     )
     top_t: int = Field(2000, ge=1, description="value rows per table that may move: at all (natural) or in a step")
     damping: float = Field(
-        1.0, gt=0, description="of the rule natural, as a share of the background's mean curvature"
+        1.0,
+        gt=0,
+        description="of the rule natural, as a share of the mean curvature of a background whose tokens count once",
     )
     new_text_weight: float = Field(
         0.3,
@@ -37,7 +39,9 @@ class MemorySettings(BaseModel):
         "all of it reads, such as a question's form, then moves less; 0: none",
     )
     protect_learned: float = Field(
-        25.0, ge=0, description="weight of what was learned, as background for what comes later; 0: none"
+        25.0,
+        ge=0,
+        description="weight of each of a thousand learned tokens, as background of what comes later; 0: none",
     )
     background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all that ship")
     warm_tokens: int = Field(

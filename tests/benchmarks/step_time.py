@@ -162,7 +162,7 @@ def _natural(model: Any, adapter: MemoryAdapter, ids: torch.Tensor) -> NaturalRo
     rows = table.access_counts()[0][:TOP_T]
     table.reads.clear()
     background.gradients = gradients.T @ gradients
-    costs = curvature(background, rows, adapter.settings.damping)
+    costs = curvature(background, rows, adapter.settings.num_heads, adapter.settings.damping)
     return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, adapter.settings, 0.01, {name: costs})
 
 

@@ -14,7 +14,7 @@ from active_reading.train.settings import MemorySettings
 from active_reading.train.slots import Background
 from active_reading.train.sparse_optimizer import NaturalRowOptimizer
 
-SLOTS, READS, WIDTH = 12, 3, 5
+SLOTS, HEADS, READS, WIDTH = 12, 2, 4, 5
 ROWS = torch.tensor([1, 2, 5, 6, 9])
 
 
@@ -22,7 +22,8 @@ def background(num_tokens: int = 40, seed: int = 0) -> Background:
     generator = torch.Generator().manual_seed(seed)
     found = Background(torch.zeros(SLOTS), 0)
     slots = torch.stack([torch.randperm(SLOTS, generator=generator)[:READS] for _ in range(num_tokens)])
-    found.add_reads(slots, torch.randn(num_tokens, READS, generator=generator).softmax(-1))
+    weights = torch.randn(num_tokens, HEADS, READS // HEADS, generator=generator)
+    found.add_reads(slots, weights.softmax(-1).flatten(1))
     found.gradients = gradient_covariance()
     return found
 
@@ -69,7 +70,7 @@ def test_reads_of_one_slot_by_several_heads_add_up():
 def test_no_other_change_of_the_rows_teaches_as_much_for_as_little_disturbance(damping):
     generator = torch.Generator().manual_seed(1)
     gradient = torch.randn(len(ROWS), WIDTH, generator=generator)
-    best = curvature(background(), ROWS, damping).solve(gradient)
+    best = curvature(background(), ROWS, HEADS, damping).solve(gradient)
     gain = float((gradient * best).sum())
     assert gain == pytest.approx(disturbance(best, damping), rel=1e-4), "the solution of C X B = G"
     for number in range(50):
@@ -82,7 +83,7 @@ def test_no_other_change_of_the_rows_teaches_as_much_for_as_little_disturbance(d
 def test_new_text_counts_by_its_weight(weight):
     new = background(num_tokens=25, seed=4)
     gradient = torch.randn(len(ROWS), WIDTH, generator=torch.Generator().manual_seed(1))
-    found = curvature(background(), ROWS, 0.1, (new.slots, new.weights), weight).solve(gradient)
+    found = curvature(background(), ROWS, HEADS, 0.1, (new.slots, new.weights), weight).solve(gradient)
     reads, new_reads = spread(background()), spread(new)
     c = reads.T @ reads / 40 + weight * new_reads.T @ new_reads / 25
     c += 0.1 * reads.square().sum() / reads.numel() * torch.eye(SLOTS)
@@ -91,18 +92,19 @@ def test_new_text_counts_by_its_weight(weight):
     torch.testing.assert_close(c[ROWS][:, ROWS] @ found @ b, gradient, rtol=1e-3, atol=1e-4)
 
 
-def test_what_was_learned_is_not_hidden_by_more_damping():
+@pytest.mark.parametrize("protect", [0.25, 4.0, 25.0])
+def test_what_was_learned_counts_by_its_weight_and_does_not_change_the_damping(protect):
     learned = background(num_tokens=60, seed=4)
     both = background()
-    both.add_reads(learned.slots, learned.weights * 5)  # each counts 25 times
+    both.add_reads(learned.slots, learned.weights * protect**0.5)
     gradient = torch.randn(len(ROWS), WIDTH, generator=torch.Generator().manual_seed(1))
-    found = curvature(both, ROWS, 0.1).solve(gradient)
+    found = curvature(both, ROWS, HEADS, 0.1).solve(gradient)
     generic, new = spread(background()), spread(learned)
-    c = (generic.T @ generic + 25 * new.T @ new) / 100
+    c = (generic.T @ generic + protect * new.T @ new) / 100
     c += 0.1 * (generic.square().sum() + new.square().sum()) / 100 / SLOTS * torch.eye(SLOTS)
     b = gradient_covariance()
     b += 0.1 * b.diagonal().mean() * torch.eye(WIDTH)
-    torch.testing.assert_close(c[ROWS][:, ROWS] @ found @ b, gradient, rtol=2e-2, atol=1e-2)
+    torch.testing.assert_close(c[ROWS][:, ROWS] @ found @ b, gradient, rtol=2e-2, atol=1e-2)  # in bf16
 
 
 def test_what_texts_teach_one_by_one_goes_into_rows_of_their_own_and_not_into_the_one_that_all_read():
@@ -114,7 +116,7 @@ def test_what_texts_teach_one_by_one_goes_into_rows_of_their_own_and_not_into_th
     for direction, row in enumerate((0, 1, 3, 4)):  # each text its own, and row 5, the third, all of them
         gradient[row, direction] = gradient[2, direction] = 1
     without_new, with_new = (
-        curvature(even, ROWS, 0.1, new, weight).solve(gradient).norm(dim=1) for weight in (0.0, 10.0)
+        curvature(even, ROWS, HEADS, 0.1, new, weight).solve(gradient).norm(dim=1) for weight in (0.0, 10.0)
     )
     assert without_new[2] > 1.9 * without_new[[0, 1, 3, 4]].max()
     assert with_new[2] < 0.7 * with_new[[0, 1, 3, 4]].min()
@@ -134,7 +136,7 @@ def optimizer(table: ValueTable, of: Curvature, lr: float) -> NaturalRowOptimize
 
 def test_a_step_has_the_size_of_the_learning_rate_and_moves_its_rows_alone():
     table = ValueTable(SLOTS, WIDTH)
-    of = curvature(background(), ROWS, 0.1)
+    of = curvature(background(), ROWS, HEADS, 0.1)
     steps = optimizer(table, of, lr=0.3)
     read_everything(table, seed=0)
     expected = of.solve(table.row_gradients(ROWS))
@@ -151,7 +153,7 @@ def test_a_step_has_the_size_of_the_learning_rate_and_moves_its_rows_alone():
 
 
 def test_the_state_of_another_optimizer_is_gone_on_from():
-    of = curvature(background(), ROWS, 0.1)
+    of = curvature(background(), ROWS, HEADS, 0.1)
     one, other = ValueTable(SLOTS, WIDTH), ValueTable(SLOTS, WIDTH)
     first, second = optimizer(one, of, 0.3), optimizer(other, of, 0.3)
     for seed in range(3):
@@ -167,20 +169,20 @@ def test_the_state_of_another_optimizer_is_gone_on_from():
 
 def test_a_memory_whose_reads_are_not_known_is_refused():
     with pytest.raises(ValueError, match="not known how generic text reads"):
-        curvature(Background(torch.zeros(SLOTS), 3), ROWS, 0.1)
+        curvature(Background(torch.zeros(SLOTS), 3), ROWS, HEADS, 0.1)
 
 
 def test_a_memory_without_a_gradient_is_refused():
     with pytest.raises(ValueError, match="no gradient"):
-        curvature(replace(background(), gradients=torch.zeros(WIDTH, WIDTH)), ROWS, 0.1)
+        curvature(replace(background(), gradients=torch.zeros(WIDTH, WIDTH)), ROWS, HEADS, 0.1)
 
 
 def test_a_curvature_that_cannot_be_inverted_says_what_to_change():
     always_together = torch.tensor([[5, 6]] * 40), torch.ones(40, 2)
     with pytest.raises(
-        ValueError, match="raise train.memory.damping=1e-30 or lower train.memory.new_text_weight=1"
+        ValueError, match="raise train.memory.damping=1e-30, or lower train.memory.new_text_weight=1"
     ):
-        curvature(background(num_tokens=1), ROWS, 1e-30, always_together, 1e30)
+        curvature(background(num_tokens=1), ROWS, HEADS, 1e-30, always_together, 1e30)
 
 
 def test_packed_reads_hold_every_bit_in_one_order():
