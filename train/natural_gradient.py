@@ -91,11 +91,14 @@ def _mean_square(weights: Tensor, num_heads: int) -> Tensor:
 
 
 def _inverse(matrix: Tensor) -> Tensor:
-    """Of a positive definite matrix.
+    """Of a positive definite matrix; LinAlgError where that is infinite in the matrix's own precision.
 
     In double precision: the largest and the smallest direction may be five orders of magnitude apart.
     """
-    return torch.cholesky_inverse(torch.linalg.cholesky(matrix.double())).to(matrix)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix.double())).to(matrix)
+    if not inverse.isfinite().all():
+        raise torch.linalg.LinAlgError("the inverse is beyond the numbers of the matrix's own precision")
+    return inverse
 
 
 def read_covariance(reads: Reads, rows: Tensor, num_slots: int) -> Tensor:

@@ -185,6 +185,14 @@ def test_a_curvature_that_cannot_be_inverted_says_what_to_change():
         curvature(background(num_tokens=1), ROWS, HEADS, 1e-30, always_together, 1e30)
 
 
+def test_an_inverse_beyond_single_precision_is_refused_with_the_same_words():
+    found = Background(torch.zeros(SLOTS), 0, gradients=torch.eye(WIDTH))
+    found.add_reads(torch.tensor([[1], [2]]), torch.ones(2, 1))  # the other rows have the damping alone
+    assert curvature(found, ROWS, HEADS, 1e-35).read_inverse.isfinite().all()
+    with pytest.raises(ValueError, match=r"too uneven to be inverted: raise train\.memory\.damping=1e-40"):
+        curvature(found, ROWS, HEADS, 1e-40)
+
+
 def test_packed_reads_hold_every_bit_in_one_order():
     found = background()
     packed = pack_reads(found.slots, found.weights)
