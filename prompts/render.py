@@ -7,6 +7,7 @@ NOT covered: how an answer is parsed (that is `augment`).
 
 import hashlib
 import re
+import traceback
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +44,7 @@ class Template:
     """
 
     name: str
+    path: str
     version: int
     answer: Answer
     source: str
@@ -67,7 +69,7 @@ class Template:
     def messages(self, **values: Any) -> list[dict[str, str]]:
         """Chat messages: the examples as earlier turns, then the prompt itself.
 
-        Raises ValueError, with the template's name, when a variable is missing.
+        Raises ValueError, with the template's file and line, when a variable is missing.
         """
         turns: list[dict[str, str]] = []
         for example in self.examples:
@@ -79,7 +81,14 @@ class Template:
         try:
             return _ENVIRONMENT.from_string(self.body).render(**values).strip()
         except Exception as error:  # a template is its author's code: whatever it raises is its mistake
-            raise ValueError(f"template '{self.name}' does not render: {error}") from error
+            trace = traceback.walk_tb(error.__traceback__)
+            lines = [line for frame, line in trace if frame.f_code.co_filename == "<template>"]
+            place = f"{self.path}:{self.line_of_file(lines[-1])}" if lines else self.path
+            raise ValueError(f"{place}: does not render: {error}") from error
+
+    def line_of_file(self, line: int) -> int:
+        """Where a line of the body stands in the file; both count from 1."""
+        return self.source[: len(self.source) - len(self.body)].count("\n") + line
 
 
 def available_templates() -> list[str]:
@@ -109,12 +118,11 @@ def load_template(name: str, folder: str = "", variables: frozenset[str] = VARIA
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     fields, body = _split_front_matter(source, path)
+    template = Template(name=path.stem, path=str(path), source=source, body=body, **fields)
     try:
-        template = Template(name=path.stem, source=source, body=body, **fields)
         unknown = template.variables - variables
     except jinja2.TemplateSyntaxError as error:
-        line = source[: len(source) - len(body)].count("\n") + error.lineno
-        raise ValueError(f"{path}:{line}: {error.message}") from error
+        raise ValueError(f"{path}:{template.line_of_file(error.lineno)}: {error.message}") from error
     if unknown:
         place = f"{path}:{_line(source, min(unknown), len(source) - len(body))}"
         raise ValueError(

@@ -103,6 +103,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(call, documents, tiny_model, monk
     assert not Path("runs").exists(), "nothing was begun"
 
 
+def test_a_template_that_fails_on_some_text_is_one_line_with_its_file_and_line(call, documents, tiny_model):
+    body = "{{ text }}\n{% if text|length > 20 %}{{ text.foo.bar }}{% endif %}"
+    Path("own.j2").write_text(f"---\nversion: 1\nanswer: text\n---\n{body}")
+    asked = ["generate.engine=echo", "generate.templates=[{template: own.j2}]", "train.methods=[full]"]
+    message = r"own\.j2:6: does not render: 'str object' has no attribute 'foo'"
+    for command in ("preview", "generate"):
+        assert_one_line(call(command, "docs", "--model", tiny_model, *asked), message)
+
+
 def test_a_document_with_spaces_and_options_anywhere(call, documents, tiny_model):
     (documents / "a b.md").write_text("# Two words\n\nA kettle of copper from Wexholm boils nine cups.\n")
     words = ("chunk.max_tokens=32", "output=my out", "train.methods=[full]")

@@ -32,7 +32,7 @@ def write_template(folder: Path, source: str, name: str = "mine.j2") -> str:
 
 
 def template_of(body: str) -> Template:
-    return Template(name="mine", version=1, answer="text", source=body, body=body)
+    return Template(name="mine", path="mine.j2", version=1, answer="text", source=body, body=body)
 
 
 def test_the_shipped_templates_are_the_files_of_the_folder():
@@ -79,11 +79,11 @@ def test_the_example_answers_have_the_form_and_the_faithfulness_that_the_filter_
 
 
 @pytest.mark.parametrize("name", available_templates())
-def test_a_missing_variable_is_an_error_that_names_the_template_and_the_variable(name):
+def test_a_missing_variable_is_an_error_that_names_the_file_and_the_variable(name):
     template = load_template(name)
     for missing in template.variables:
         values = {key: value for key, value in VALUES.items() if key != missing}
-        with pytest.raises(ValueError, match=f"template '{name}' does not render: '{missing}' is undefined"):
+        with pytest.raises(ValueError, match=rf"{name}\.j2:\d+: does not render: '{missing}' is undefined"):
             template.messages(**values)
 
 
@@ -109,8 +109,8 @@ def test_a_missing_variable_in_a_condition_is_an_error_too():
         "{% if text %}{{ text|no_such_filter }}{% endif %}",
     ],
 )
-def test_a_template_that_reaches_out_or_breaks_is_refused_with_its_name(body):
-    with pytest.raises(ValueError, match="template 'mine' does not render: .+"):
+def test_a_template_that_reaches_out_or_breaks_is_refused_with_its_file(body):
+    with pytest.raises(ValueError, match=r"mine\.j2:1: does not render: .+"):
         template_of(body).messages(text="Zora sold 12 kites.", num_items=3)
 
 
@@ -154,7 +154,7 @@ def test_a_template_that_never_uses_the_text_is_refused(tmp_path):
 def test_a_template_that_cannot_render_is_refused_when_it_is_loaded(tmp_path):
     path = tmp_path / "broken.j2"
     path.write_text("---\nversion: 1\nanswer: text\n---\n{{ text.foo.bar }}\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="template 'broken' does not render"):
+    with pytest.raises(ValueError, match=r"broken\.j2:5: does not render"):
         load_template(str(path))
 
 
@@ -200,7 +200,7 @@ def test_a_mistake_in_a_template_file_names_the_file(tmp_path, source, complaint
 def test_an_example_without_a_variable_of_the_template_is_refused(tmp_path):
     example = "examples:\n  - text: Zora.\n    answer: Zora\n"
     source = f"---\nversion: 1\nanswer: text\n{example}---\n{{{{ title }}}} {{{{ text }}}}\n"
-    with pytest.raises(ValueError, match="template 'mine' does not render: 'title' is undefined"):
+    with pytest.raises(ValueError, match=r"mine\.j2:8: does not render: 'title' is undefined"):
         load_template(write_template(tmp_path, source))
 
 
@@ -345,3 +345,29 @@ def test_a_mistake_in_a_template_is_named_with_its_line(tmp_path, source, line, 
     path = write_template(tmp_path, source)
     with pytest.raises(ValueError, match=re.escape(f"{path}:{line}: {message}")):
         load_template(path)
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("A\n{{ text.split()[9] }}", 6),
+        ("{{ text }}\n\n{{ text|truncate('x') }}", 7),
+        ("{{ text }}\n{% for part in range(2) %}\n\n{{ num_items / part }}{% endfor %}", 8),
+        ("{% macro of(x) %}\n{{ x.foo.bar }}{% endmacro %}\n{{ of(text) }}", 6),
+        ("{{ text }}\n{% if title %}\n{{ title|no_such_filter }}{% endif %}", 7),
+    ],
+    ids=["undefined", "argument of a filter", "loop", "inside a macro", "filter in a condition"],
+)
+def test_a_mistake_that_shows_when_a_template_is_filled_is_named_with_its_line(tmp_path, body, line):
+    path = write_template(tmp_path, MINIMAL + body)
+    with pytest.raises(ValueError, match=re.escape(f"{path}:{line}: does not render: ")):
+        load_template(path)
+
+
+def test_a_mistake_that_only_some_texts_bring_out_is_named_with_its_line_too(tmp_path):
+    path = write_template(
+        tmp_path, MINIMAL + "{{ text }}\n{% if text|length > 20 %}\n{{ text.foo.bar }}{% endif %}"
+    )
+    template = load_template(path)
+    with pytest.raises(ValueError, match=re.escape(f"{path}:7: does not render: 'str object' has no attribute")):
+        template.messages(text="Zora sold 12 kites in 1912.")
