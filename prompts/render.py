@@ -6,6 +6,7 @@ NOT covered: how an answer is parsed (that is `augment`).
 """
 
 import hashlib
+import json
 import re
 import traceback
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ def _split_front_matter(source: str, path: Path) -> tuple[dict[str, Any], str]:
         raise ValueError(f"{path}: a template begins with front matter between two '---' lines")
     try:
         fields = yaml.safe_load(parts["fields"])
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
         raise ValueError(f"{path}: front matter is not valid YAML: {error}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: front matter must be fields such as 'version: 1'")
@@ -172,4 +173,9 @@ def _split_front_matter(source: str, path: Path) -> tuple[dict[str, Any], str]:
             raise ValueError(f"{path}: every example needs an 'answer' and the template's variables")
     if not isinstance(fields.get("schema", {}), dict):
         raise ValueError(f"{path}: 'schema' must be a JSON schema, such as 'schema: {{type: object}}'")
+    try:
+        json.dumps(fields.get("schema"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        place = f"{path}:{_line(source, 'schema')}"
+        raise ValueError(f"{place}: 'schema' is not JSON: {error} (a date is text between quotes)") from error
     return {**fields, "examples": tuple(examples)}, parts["body"]

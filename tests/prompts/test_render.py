@@ -165,6 +165,7 @@ def test_a_template_that_cannot_render_is_refused_when_it_is_loaded(tmp_path):
         ("---\nversion: 1\nanswer: text\n{{ text }}\n", "begins with front matter"),
         ("Hello\n---\nversion: 1\nanswer: text\n---\n{{ text }}\n", "begins with front matter"),
         ("---\nversion: [1\n---\n{{ text }}\n", "front matter is not valid YAML"),
+        ("---\nversion: 2024-13-01\n---\n{{ text }}\n", "front matter is not valid YAML: month must be in 1..12"),
         ("---\njust words\n---\n{{ text }}\n", "front matter must be fields"),
         ("---\n---\n{{ text }}\n", "front matter must be fields"),
         (
@@ -339,6 +340,12 @@ def test_a_users_folder_goes_before_the_shipped_templates(tmp_path):
             6,
             "an example gives 'title', which the template never uses",
         ),
+        (
+            "---\nversion: 1\nanswer: text\nschema:\n  const: 2024-01-01\n---\n{{ text }}",
+            4,
+            "'schema' is not JSON: Object of type date is not JSON serializable (a date is text between quotes)",
+        ),
+        ("---\nversion: 1\nanswer: text\nschema: {minimum: .nan}\n---\n{{ text }}", 4, "'schema' is not JSON"),
     ],
 )
 def test_a_mistake_in_a_template_is_named_with_its_line(tmp_path, source, line, message):
@@ -371,3 +378,11 @@ def test_a_mistake_that_only_some_texts_bring_out_is_named_with_its_line_too(tmp
     template = load_template(path)
     with pytest.raises(ValueError, match=re.escape(f"{path}:7: does not render: 'str object' has no attribute")):
         template.messages(text="Zora sold 12 kites in 1912.")
+
+
+def test_a_date_between_quotes_is_text_of_the_schema_and_one_in_an_example_is_text_of_the_prompt(tmp_path):
+    fields = "schema: {const: '2024-01-01'}\nexamples:\n  - {text: 2024-01-01, answer: 2024-01-02}\n"
+    source = f"---\nversion: 1\nanswer: text\n{fields}---\n{{{{ text }}}}"
+    template = load_template(write_template(tmp_path, source))
+    assert template.schema == {"const": "2024-01-01"}
+    assert [turn["content"] for turn in template.messages(text="New")] == ["2024-01-01", "2024-01-02", "New"]
