@@ -22,7 +22,8 @@ from active_reading.prompts.render import EVALUATION, JUDGING
 
 WRITING = EVALUATION / "question.j2"
 READING = JUDGING / "question.j2"
-WRITING_TOKENS = 384  # four questions and answers as long as the template's schema lets them be
+MOST_OF_A_CHUNK = 4  # questions, by the template's schema
+WRITING_TOKENS = 384  # so many questions and answers, each as long as the schema lets it be
 KIND = "made"
 LEAST_F1 = 0.5  # of the written answer and the one that is read in the chunk
 ABOUT_THE_TEXT = re.compile(r"\b(the|this) (text|passage|paragraph|excerpt|document|article)\b", re.IGNORECASE)

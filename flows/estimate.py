@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import polars as pl
+
 from active_reading.eval.grade import MOST_TRIED
+from active_reading.eval.made_questions import MOST_OF_A_CHUNK, WRITING_TOKENS
 from active_reading.eval.questions import read_questions
 from active_reading.flows import stages
 from active_reading.flows.asking import identity
@@ -38,12 +41,28 @@ def estimate(study: Study, num_sampled: int) -> str:
             num_sampled,
         )
     told = f"{documents.summary['documents']} documents, {chunks.height} chunks\n{sampling.describe(found)}"
+    if study.evaluate.make_questions:
+        writing, reading, tokens = most_made(study, chunks)
+        told += (
+            f"\nand for the made questions at most {writing:,} requests to write and {reading:,} to check them, "
+            f"{tokens:,} answer tokens in all"
+        )
     if study.judge.is_on:
         most = most_judged(study, chunks.height)
         told += f"\nand of the judge at most {most:,} short requests, one for each text kept"
     if study.evaluate.grade:
         told += f"\nand of the grader at most {most_graded(study, documents.summary['documents']):,} short requests"
     return told
+
+
+def most_made(study: Study, chunks: pl.DataFrame) -> tuple[int, int, int]:
+    """Requests that write questions, those that check them, and tokens of all answers, if none falls short."""
+    from active_reading.augment.judge import ANSWER_TOKENS
+
+    of_document = chunks.group_by("document_id").len()["len"]
+    writing = int(of_document.clip(upper_bound=study.evaluate.make_questions).sum())
+    reading = writing * MOST_OF_A_CHUNK
+    return writing, reading, writing * WRITING_TOKENS + reading * ANSWER_TOKENS
 
 
 def most_graded(study: Study, num_documents: int) -> int:

@@ -3,9 +3,14 @@
 import json
 import re
 
-from active_reading.flows.estimate import estimate, most_graded, most_judged
+import polars as pl
+
+from active_reading.augment.judge import ANSWER_TOKENS
+from active_reading.eval.made_questions import MOST_OF_A_CHUNK, WRITING, WRITING_TOKENS
+from active_reading.flows.estimate import estimate, most_graded, most_judged, most_made
 from active_reading.flows.pipeline import run_plain
 from active_reading.flows.settings import load_study
+from active_reading.prompts.render import load_template
 
 
 def test_an_estimate_tells_what_remains_and_the_run_asks_just_that(tmp_path, tiny_model, monkeypatch, caplog):
@@ -52,3 +57,26 @@ def test_the_most_that_a_grader_may_ask_is_told(tmp_path, tiny_model):
     assert most_graded(study, 3) == 256 * (1 + 2 * 2) + 2 * 200
     study.generate.engine, study.output = "echo", str(tmp_path / "out")
     assert "\nand of the grader at most 1,660 short requests" in estimate(study, 1)
+
+
+def test_the_most_that_made_questions_may_ask_is_told(tmp_path, tiny_model):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "one.txt").write_text("The owl sleeps in the oak.")
+    words = ["evaluate.make_questions=2", "generate.engine=echo", "train.methods=[full]", f"model={tiny_model}"]
+    study = load_study(str(tmp_path / "docs"), [*words, f"output={tmp_path / 'out'}"])
+    chunks = pl.DataFrame({"document_id": ["a", "a", "a", "b"]})  # two of the first, and all of the second
+    assert most_made(study, chunks) == (3, 12, 3 * WRITING_TOKENS + 12 * ANSWER_TOKENS)
+    told = estimate(study, 1)
+    assert told.endswith(
+        "\nand for the made questions at most 1 requests to write and 4 to check them, 512 answer tokens in all"
+    )
+    run_plain(study, "questions")
+    asked = pl.read_parquet(tmp_path / "out" / "making_questions" / "*.parquet")
+    assert 1 < asked.height <= 1 + 4
+    assert asked["completion_tokens"].sum() <= 512
+
+
+def test_the_schema_of_made_questions_has_the_same_limit():
+    schema = load_template(str(WRITING)).schema
+    assert schema is not None
+    assert schema["properties"]["questions"]["maxItems"] == MOST_OF_A_CHUNK
