@@ -1,7 +1,8 @@
 """Matched learning: what each way of training forgets by the time it has learned the same.
 
-A trajectory is one training run measured several times: points (learned, lost) in the order of its steps,
-from (0, 0), the untouched base. Lin et al. 2025 (arXiv 2510.15103) compare this way.
+A trajectory is one training run measured several times: points (learned, lost) in the order of its steps, or of
+growing shares of what it learned, from (0, 0), the untouched base. Lin et al. 2025 (arXiv 2510.15103) compare the
+former way.
 """
 
 import math

@@ -110,9 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the whole job as a Prefect flow, reusing what is finished")
     served = commands.add_parser("schedule", help="run the whole job on a cron schedule, until interrupted")
     served.add_argument("--cron", required=True, help='when to run, such as "0 2 * * *"')
-    _add_patch(
-        commands.add_parser("patch", help="what a memory learned, as a file: create, show, apply, revert, merge")
-    )
+    actions = "create, show, apply, revert, scale, merge"
+    _add_patch(commands.add_parser("patch", help=f"what a memory learned, as a file: {actions}"))
     dataset_commands.add_commands(commands)
     compare = commands.add_parser("compare", help="put finished runs side by side")
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output folder of a run")
@@ -158,6 +157,10 @@ def _add_patch(patch: argparse.ArgumentParser) -> None:
         move = actions.add_parser(name, help=words)
         move.add_argument("patch", type=Path)
         move.add_argument("adapter", type=Path, help="memory adapter folder, changed in place")
+    scale = actions.add_parser("scale", help="a weaker patch: less is known, and far less is forgotten")
+    scale.add_argument("patch", type=Path)
+    scale.add_argument("share", type=float, help="how far its rows go, between 0 and 1")
+    scale.add_argument("--into", type=Path, required=True, help="file to write")
     merge = actions.add_parser("merge", help="one patch of several that move different rows")
     merge.add_argument("patches", type=Path, nargs="+", metavar="PATCH")
     merge.add_argument("--into", type=Path, required=True, help="file to write")
@@ -171,9 +174,11 @@ def _patch(arguments: argparse.Namespace) -> None:
     elif arguments.action == "revert":
         patch.revert_patch(arguments.patch, arguments.adapter)
     else:
-        path = arguments.into if arguments.action == "merge" else arguments.patch
+        path = arguments.into if "into" in arguments else arguments.patch
         if arguments.action == "create":
             patch.create_patch(arguments.before, arguments.after, path, arguments.provenance)
+        elif arguments.action == "scale":
+            patch.scale_patch(arguments.patch, arguments.share, path)
         elif arguments.action == "merge":
             patch.merge_patches(arguments.patches, path)
         print(json.dumps(patch.describe_patch(path), indent=2))

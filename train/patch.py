@@ -134,6 +134,23 @@ def revert_patch(path: Path, adapter: Path) -> None:
     _move(path, adapter, forward=False)
 
 
+def scale_patch(path: Path, share: float, into: Path) -> None:
+    """A patch that moves every row a share of the way that the patch at `path` does: less is known, far less lost.
+
+    What is forgotten grows with about the square of a change, what is known more slowly: between a model and what
+    it became lie better ones than those on the way (Wortsman et al. 2022, arXiv 2109.01903, for whole models).
+    Raises ValueError for a share that is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"a share of {share}: needs one between 0 and 1")
+    patch = read_patch(path)
+    for table in patch.tables:
+        after = patch.tensors[f"{table}.after"]
+        patch.tensors[f"{table}.after"] = patch.before(table).float().lerp(after.float(), share).to(after)
+    facts = patch.facts | {"provenance": f"{patch.facts['provenance']}, times {share}".removeprefix(", ")}
+    write_patch(Patch(facts, patch.tensors), into)
+
+
 def merge_patches(paths: list[Path], path: Path) -> None:
     """One patch of several that move different rows; the order does not matter.
 

@@ -10,8 +10,10 @@ same kind of questions about people or documents that are not taught (a rise the
 Forgetting: rise of the NLL against the untouched base on GSM8K answers, gold NQ-open answers (5-shot) and
 docstrings of Python's standard library; nothing of their kind is in the background or replay text. WikiText-2 is
 reported apart.
-Every run is measured at each quarter of its way; its rate falls to 0 at the end. The runs' points go to
-`points.jsonl` as they come; a run that is there already is not made again. Without `--data` (default: shared/data
+Every run's rate falls to 0 at its end. Then it is measured with all that it learned, and with shares of it: of what
+lies between a model and its base, where less is known and much less is lost, each method has as much as it needs to
+know what it is compared at. The runs' points go to `points.jsonl` as they come; a run that is there already is not
+made again. Without `--data` (default: shared/data
 beside the project) only docstrings are measured. The last line of standard output is one JSON object.
 """
 
@@ -28,6 +30,7 @@ from typing import Any
 import transformers
 from forgetting_corpora import Material, make_material, retention_sets
 from forgetting_results import summarize
+from strength import at_strength
 
 from active_reading.augment.identity import content_hash
 from active_reading.eval.answers import ClosedBook
@@ -62,9 +65,10 @@ class Run:
     def identity(self, num_tokens: int) -> str:
         """Of all its settings, so that those of other defaults are not taken for it."""
         settings = train_settings(self.method, self.rate, num_tokens, self.seed, self.changes)
-        return content_hash(settings.decisive(self.method), VERSIONS["train"])
+        return content_hash(settings.decisive(self.method), VERSIONS["train"], STRENGTHS)
 
 
+STRENGTHS = (0.4, 0.6, 0.8, 1.0)  # shares of what was learned
 # What is taught alone is hard to find behind other text (EXPERIMENTS.md, 2026-11-29). Five texts are 290 tokens.
 TOGETHER: dict[str, Any] = {"texts_per_sequence": 5, "batch_tokens": 256, "schedule": "linear"}
 MEMORY: dict[str, Any] = {"memory.layers": list(range(0, 30, 2))}
@@ -160,7 +164,7 @@ class Bench:
         return scores
 
     def run(self, run: Run, num_tokens: int, points: Path, scratch: Path) -> None:
-        """Train, measuring at a quarter, half, three quarters and the end."""
+        """Train, and measure with shares of what was learned."""
         began, lines, steps = time.monotonic(), [], 0
 
         def on_progress(_: int, of: int, __: str) -> None:
@@ -168,10 +172,12 @@ class Bench:
             steps = of
 
         def on_step(step: int, model: Any) -> None:
-            if step in {round(steps * share) for share in (0.25, 0.5, 0.75, 1.0)}:
-                scores = self.measure(model)
-                lines.append({"step": step, **scores})
-                print(f"  step {step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
+            if step == steps:
+                for share in STRENGTHS:
+                    with at_strength(model, run.method, self.base_folder, share):
+                        scores = self.measure(model)
+                    lines.append({"strength": share, **scores})
+                    print(f"  {share} of it: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
 
         shutil.rmtree(scratch, ignore_errors=True)
         summary = train_model(

@@ -46,7 +46,7 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def best_means(by_setting: dict[str, list[dict[str, float]]], measure: str) -> dict[str, float]:
-    """Per method, the best mean over seeds of any measurement in `curves`, of the settings with the most seeds."""
+    """Per method, the best mean over seeds of any strength in `curves`, of the settings with the most seeds."""
     of_method: dict[str, list[dict[str, float]]] = {}
     for setting, rows in by_setting.items():
         of_method.setdefault(setting.split()[0], []).extend(rows)
@@ -111,14 +111,14 @@ def best_in_the_mean(settings: dict[str, list[Trajectory]]) -> float:
 
 
 def curves(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
-    """Per setting and measurement: means over seeds, each with its standard error; of the steps, too."""
+    """Per setting and strength: means over seeds, each with its standard error."""
     by_setting: dict[str, list[list[dict[str, float]]]] = {}
     for line in lines:
         by_setting.setdefault(line["setting"], []).append(line["points"])
     found: dict[str, list[dict[str, float]]] = {}
     for setting, seeds in by_setting.items():
         for points in zip(*seeds, strict=True):
-            row: dict[str, float] = {"step": round(fmean(point["step"] for point in points)), "seeds": len(points)}
+            row: dict[str, float] = {"strength": points[0]["strength"], "seeds": len(points)}
             for name in ("f1", "nats", "lost"):
                 mean, error = mean_and_error([point[name] for point in points])
                 row |= {name: round(mean, 4), f"{name}_error": round(error, 4)}

@@ -157,7 +157,7 @@ def test_a_full_disk_is_one_line_whatever_raised_it(call, documents, monkeypatch
     assert_one_line(call("report", documents), "No space left on device.*free some space")
 
 
-def test_a_patch_is_made_shown_reverted_and_applied(call, documents, tiny_model):
+def test_a_patch_is_made_shown_reverted_scaled_and_applied(call, documents, tiny_model):
     """From a trained memory: its own patch leads back to nothing learned, and forward again."""
     small = ["train.num_tokens=200", "train.batch_tokens=64", "train.max_length=64", "train.methods=[memory]"]
     memory = "{layers: [1], num_keys: 8, num_heads: 2, top_k: 2, top_t: 8, background_texts: 4}"
@@ -171,6 +171,12 @@ def test_a_patch_is_made_shown_reverted_and_applied(call, documents, tiny_model)
     assert call("patch", "revert", patch, adapter) == (0, "", "")
     assert weights.read_bytes() != trained
     assert_one_line(call("patch", "revert", patch, adapter), "patch.safetensors is not applied to")
+    code, output, _ = call("patch", "scale", patch, "0.5", "--into", "half.safetensors")
+    assert (code, json.loads(output)["rows"]) == (0, json.loads(call("patch", "show", patch)[1])["rows"])
+    for action in ("apply", "revert"):
+        assert call("patch", action, "half.safetensors", adapter) == (0, "", "")
+        assert weights.read_bytes() != trained
+    assert_one_line(call("patch", "scale", patch, "7", "--into", "more.safetensors"), "a share of 7.0")
     assert call("patch", "apply", patch, adapter) == (0, "", "")
     assert weights.read_bytes() == trained
     assert_one_line(call("patch", "show", adapter / "none.safetensors"), "none.safetensors does not exist")

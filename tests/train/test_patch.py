@@ -15,6 +15,7 @@ from active_reading.train.patch import (
     merge_patches,
     read_patch,
     revert_patch,
+    scale_patch,
 )
 
 SLOTS, WIDTH = 20, 4
@@ -100,6 +101,29 @@ def test_a_patch_holds_only_the_rows_that_changed(states, tmp_path):
     assert second.tensors["2.rows"].tolist() == [19]
     assert first.facts["provenance"] == "chapter one"
     assert first.facts["batches"] == {"0": 5, "2": 5}
+
+
+def test_a_scaled_patch_goes_a_share_of_the_way_and_is_reverted_byte_for_byte(states, tmp_path):
+    create_patch(states[1], states[2], tmp_path / "second.patch", "chapter two")
+    scale_patch(tmp_path / "second.patch", 0.25, tmp_path / "weaker.patch")
+    before = content(states[1])
+    apply_patch(tmp_path / "weaker.patch", states[1])
+    reached, whole = read_adapter(states[1]), read_adapter(states[2])
+    assert reached.rows("0", torch.tensor([3, 8, 12]))[:, 0].tolist() == [2.125, -2.0, 0.25]
+    assert reached.rows("2", torch.tensor([1, 19]))[:, 0].tolist() == [0.5, 0.75]
+    for name in ("0.background_counts", "2.background_reads"):
+        assert torch.equal(reached.tensors[name], whole.tensors[name]), "it was learned, if weakly"
+    revert_patch(tmp_path / "weaker.patch", states[1])
+    assert content(states[1]) == before
+    assert read_patch(tmp_path / "weaker.patch").facts["provenance"] == "chapter two, times 0.25"
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])
+def test_a_share_that_is_none_is_refused(states, tmp_path, share):
+    create_patch(states[0], states[1], tmp_path / "first.patch")
+    with pytest.raises(ValueError, match="needs one between 0 and 1"):
+        scale_patch(tmp_path / "first.patch", share, tmp_path / "weaker.patch")
+    assert not (tmp_path / "weaker.patch").exists()
 
 
 def test_a_patch_counts_the_steps_for_a_table_that_did_not_move(tmp_path):
