@@ -87,12 +87,17 @@ def rows_to_documents(
             yield SkippedFile(place, f"'{columns.text}' holds no text")
         elif len(text) > columns.max_bytes:
             yield SkippedFile(place, f"larger than {columns.limit}")
-        elif not text.strip():
+        elif is_blank(text):
             yield SkippedFile(place, "empty text")
         else:
             title = row.get(columns.title)
             title = normalize_lines(title).strip() or None if isinstance(title, str) else None
             yield Parsed(place, title, normalize_lines(text))
+
+
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to see: white space, characters without width, control characters."""
+    return not any(char.isprintable() and not char.isspace() for char in text)
 
 
 def normalize_lines(text: str) -> str:
@@ -116,7 +121,7 @@ def _one_document(file: SourceFile, stream: BinaryIO, columns: Columns) -> Parse
     else:
         text = decode(data)
     text = normalize_lines(text)
-    if not text.strip():
+    if is_blank(text):
         raise ValueError("empty file" if file.suffix in (".txt", ".md") else f"no text in the {file.suffix} file")
     return Parsed(file.source, title, text)
 

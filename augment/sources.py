@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 SUFFIXES = (".txt", ".md", ".html", ".htm", ".pdf", ".docx", ".jsonl", ".parquet", ".csv")
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-OUTPUT = ".locks"  # what the output folder of a study holds: it is no corpus, even inside one
+LOCKS = ".locks"  # folder in the output folder of a study, which is no corpus, even inside one
 # Questions that a study is evaluated on lie beside its documents under this name: never a document.
 QUESTIONS = "questions.jsonl"
 _KINDS = f"documents are {', '.join(SUFFIXES)}, each also with {', '.join(COMPRESSIONS)}"
@@ -96,7 +96,7 @@ def _walk(root: Path) -> tuple[list[Path], list[OSError]]:
     unlisted: list[OSError] = []
     seen = {os.path.realpath(root)}
     for folder, subfolders, names in os.walk(root, onerror=unlisted.append, followlinks=True):
-        if OUTPUT in subfolders:
+        if LOCKS in subfolders:
             subfolders[:] = []
             continue
         visible = sorted(name for name in subfolders if not name.startswith("."))
@@ -121,7 +121,7 @@ def _find_glob(pattern: Path) -> list[SourceFile]:
 
 
 def _is_output(path: Path) -> bool:
-    return any((folder / OUTPUT).is_dir() for folder in path.parents)
+    return any((folder / LOCKS).is_dir() for folder in path.parents)
 
 
 def _first_magic(pattern: Path) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from active_reading.augment.sources import LOCKS
 from active_reading.flows.settings import Study
-from active_reading.flows.steps import LOCKS
 
 logger = logging.getLogger(__name__)
 STUDY_FILE = "study.yaml"

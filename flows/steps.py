@@ -19,12 +19,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from active_reading.augment.identity import content_hash, file_hash
-from active_reading.augment.sources import OUTPUT
+from active_reading.augment.sources import LOCKS
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
-LOCKS = OUTPUT
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ UNREADABLE = {
     "half of utf-16": ("The owl".encode("utf-16")[:-1], "broken UTF-16 text: save it as UTF-8"),
     "empty": (b"", "empty file"),
     "white space": (" \n\t\r\n\u00a0\u2003".encode(), "empty file"),
+    "nothing to see": ("\u200b\u2060 \u00ad\x1b\n".encode(), "empty file"),
     "byte order mark alone": (b"\xef\xbb\xbf", "empty file"),
 }
 

@@ -131,7 +131,7 @@ def test_a_bad_line_of_json_is_skipped_with_its_number_and_the_rest_goes_on(tmp_
         "[1]",
         json.dumps({"text": 7}),
         json.dumps({"title": "no text"}),
-        json.dumps({"text": " "}),
+        json.dumps({"text": " \u200b"}),
         json.dumps({"text": "x" * 3000}),
         json.dumps({"text": "# Heron\nIt fishes.\r\n", "title": None}),
     ]
