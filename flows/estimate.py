@@ -44,7 +44,7 @@ def estimate(study: Study, num_sampled: int) -> str:
     if study.evaluate.make_questions:
         writing, reading, tokens = most_made(study, chunks)
         told += (
-            f"\nand for the made questions at most {writing:,} requests to write and {reading:,} to check them, "
+            f"\nand requests for the made questions: at most {writing:,} to write and {reading:,} to check them, "
             f"{tokens:,} answer tokens in all"
         )
     if study.judge.is_on:

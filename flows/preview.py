@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from active_reading.flows.check import check_study
-from active_reading.flows.fetch import fetch_questions
+from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import Study
 
 NUM_PROMPTS = 5
@@ -13,7 +12,7 @@ NUM_PROMPTS = 5
 def preview(study: Study) -> Iterator[str]:
     """Blocks of text: the templates in turn on documents spread over the corpus, and the answers.
 
-    Strategies are shown as proposed, not applied. Raises ValueError for a mistake in any part of the study.
+    Strategies are shown as proposed, not applied. Raises ValueError for a mistake in the study.
     """
     from active_reading.augment.chunk import chunk_documents
     from active_reading.augment.generate import make_engine
@@ -21,8 +20,7 @@ def preview(study: Study) -> Iterator[str]:
     from active_reading.augment.plan import ModelIdentity, Plan, Planner, Request
     from active_reading.train.load import load_tokenizer
 
-    fetch_questions(study)
-    model = check_study(study)
+    model = resolve_model(study.model)
     planner = Planner(study.generate, ModelIdentity("", ""))
     documents, _ = read_documents(study.corpus)
     some = documents.gather_every(max(1, documents.height // NUM_PROMPTS)).head(NUM_PROMPTS)

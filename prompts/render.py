@@ -176,6 +176,7 @@ def _split_front_matter(source: str, path: Path) -> tuple[dict[str, Any], str]:
     try:
         json.dumps(fields.get("schema"), allow_nan=False)
     except (TypeError, ValueError) as error:
+        hint = " (a date is text between quotes)" if isinstance(error, TypeError) else ""
         place = f"{path}:{_line(source, 'schema')}"
-        raise ValueError(f"{place}: 'schema' is not JSON: {error} (a date is text between quotes)") from error
+        raise ValueError(f"{place}: 'schema' is not JSON: {error}{hint}") from error
     return {**fields, "examples": tuple(examples)}, parts["body"]

@@ -135,19 +135,26 @@ def revert_patch(path: Path, adapter: Path) -> None:
 
 
 def scale_patch(path: Path, share: float, into: Path) -> None:
-    """A patch that moves every row a share of the way that the patch at `path` does: less is known, far less lost.
+    """Write a patch that moves every row a share of the way that the patch at `path` does; see `strength`.
 
-    What is forgotten grows with about the square of a change, what is known more slowly: between a model and what
-    it became lie better ones than those on the way (Wortsman et al. 2022, arXiv 2109.01903, for whole models).
-    Raises ValueError for a share that is not between 0 and 1.
+    What it adds to the background is the whole of it: it was learned, if weakly.
+    Raises ValueError for a share that is not between 0 and 1 or too small to move a row, and for `into` that is
+    the patch itself, by which its training is taken back.
     """
     if not 0 < share < 1:
         raise ValueError(f"a share of {share}: needs one between 0 and 1")
     patch = read_patch(path)
+    if into.exists() and into.samefile(path):
+        raise ValueError(f"{into} is the patch to be scaled: name another file")
+    moved = False
     for table in patch.tables:
-        after = patch.tensors[f"{table}.after"]
-        patch.tensors[f"{table}.after"] = patch.before(table).float().lerp(after.float(), share).to(after)
-    facts = patch.facts | {"provenance": f"{patch.facts['provenance']}, times {share}".removeprefix(", ")}
+        before, after = patch.before(table), patch.tensors[f"{table}.after"]
+        scaled = before.float().lerp(after.float(), share).to(after)
+        patch.tensors[f"{table}.after"] = scaled
+        moved |= not torch.equal(before, scaled)
+    if not moved:
+        raise ValueError(f"a share of {share} of {path} moves no row: needs a larger one")
+    facts = patch.facts | {"provenance": f"{share} of ({patch.facts['provenance']})"}
     write_patch(Patch(facts, patch.tensors), into)
 
 

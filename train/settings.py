@@ -29,7 +29,7 @@ class MemorySettings(BaseModel):
     top_t: int = Field(2000, ge=1, description="value rows per table that may move: at all (natural) or in a step")
     damping: float = Field(
         1.0,
-        gt=0,
+        ge=1e-6,
         description="of the rule natural, as a share of the mean curvature of a background whose tokens count once",
     )
     new_text_weight: float = Field(

@@ -10,11 +10,12 @@ same kind of questions about people or documents that are not taught (a rise the
 Forgetting: rise of the NLL against the untouched base on GSM8K answers, gold NQ-open answers (5-shot) and
 docstrings of Python's standard library; nothing of their kind is in the background or replay text. WikiText-2 is
 reported apart.
-Every run's rate falls to 0 at its end. Then it is measured with all that it learned, and with shares of it: of what
-lies between a model and its base, where less is known and much less is lost, each method has as much as it needs to
-know what it is compared at. The runs' points go to `points.jsonl` as they come; a run that is there already is not
-made again. Without `--data` (default: shared/data
-beside the project) only docstrings are measured. The last line of standard output is one JSON object.
+Every run's rate falls to 0 at its end. There it is measured with all that it learned, and with shares of it
+(`train/strength.py`): a model that knows more than it is compared at is scaled down to it. What is compared below the
+smallest share is interpolated from the untouched base, which overstates what is lost there.
+The runs' points go to `points.jsonl` as they come; a run that is there already is not made again. Without `--data`
+(default: shared/data beside the project) only docstrings are measured. The last line of standard output is one JSON
+object.
 """
 
 import argparse
@@ -30,7 +31,6 @@ from typing import Any
 import transformers
 from forgetting_corpora import Material, make_material, retention_sets
 from forgetting_results import summarize
-from strength import at_strength
 
 from active_reading.augment.identity import content_hash
 from active_reading.eval.answers import ClosedBook
@@ -43,10 +43,12 @@ from active_reading.flows.stage_files import VERSIONS
 from active_reading.train.load import load_model, load_tokenizer
 from active_reading.train.precision import autocast
 from active_reading.train.settings import Method, TrainSettings
+from active_reading.train.strength import at_strength
 from active_reading.train.student import PATCH_NAME
 from active_reading.train.trainer import train_model
 
 ROOT = Path(__file__).parents[2]
+STRENGTHS = (0.6, 0.8, 1.0)  # shares of what was learned
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,6 @@ class Run:
         return content_hash(settings.decisive(self.method), VERSIONS["train"], STRENGTHS)
 
 
-STRENGTHS = (0.6, 0.8, 1.0)  # shares of what was learned
 # What is taught alone is hard to find behind other text (EXPERIMENTS.md, 2026-11-29). Five texts are 290 tokens.
 TOGETHER: dict[str, Any] = {"texts_per_sequence": 5, "batch_tokens": 256, "schedule": "linear"}
 MEMORY: dict[str, Any] = {"memory.layers": list(range(0, 30, 2))}

@@ -68,7 +68,7 @@ def test_the_most_that_made_questions_may_ask_is_told(tmp_path, tiny_model):
     assert most_made(study, chunks) == (3, 12, 3 * WRITING_TOKENS + 12 * ANSWER_TOKENS)
     told = estimate(study, 1)
     assert told.endswith(
-        "\nand for the made questions at most 1 requests to write and 4 to check them, 512 answer tokens in all"
+        "\nand requests for the made questions: at most 1 to write and 4 to check them, 512 answer tokens in all"
     )
     run_plain(study, "questions")
     asked = pl.read_parquet(tmp_path / "out" / "making_questions" / "*.parquet")

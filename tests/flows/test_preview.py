@@ -1,11 +1,7 @@
 """Preview: filled prompts and answers, without a trace."""
 
-import pytest
-
 from active_reading.flows.preview import NUM_PROMPTS, preview
 from active_reading.flows.settings import load_study
-
-WORDS = ["generate.engine=echo", "train.methods=[full]"]
 
 
 def test_a_preview_shows_prompts_of_several_documents_and_templates_and_writes_nothing(
@@ -15,7 +11,7 @@ def test_a_preview_shows_prompts_of_several_documents_and_templates_and_writes_n
     monkeypatch.chdir(tmp_path)
     for name in ("owl", "heron", "crane"):
         (tmp_path / "docs" / f"{name}.txt").write_text(f"The {name} sleeps in the old oak. The {name} eats mice.")
-    study = load_study(str(tmp_path / "docs"), [f"model={tiny_model}", *WORDS])
+    study = load_study(str(tmp_path / "docs"), [f"model={tiny_model}", "generate.engine=echo"])
     before = sorted(tmp_path.rglob("*"))
     blocks = list(preview(study))
     assert sorted(tmp_path.rglob("*")) == before
@@ -24,20 +20,3 @@ def test_a_preview_shows_prompts_of_several_documents_and_templates_and_writes_n
     assert all(f" on {name}.txt" in text for name in ("owl", "heron", "crane"))
     assert all(f"=== {name} on" in text for name in ("paraphrase", "questions", "propose_strategies"))
     assert all("Text:\n" in block and "--- answer (stop)" in block for block in blocks)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["judge.model=other"], r"judge\.model=other: nothing is given to it"),
-        (["judge.model=./other", "judge.answers=true"], r"model '\./other' does not exist"),
-        (["evaluate.questions=none.jsonl"], r"questions file none\.jsonl does not exist"),
-    ],
-    ids=["nothing to judge", "no such judge", "no such questions"],
-)
-def test_a_preview_refuses_what_a_run_refuses_and_asks_nothing(tmp_path, tiny_model, monkeypatch, words, message):
-    monkeypatch.setattr("active_reading.augment.generate.make_engine", lambda *_: pytest.fail("an engine was made"))
-    (tmp_path / "owl.txt").write_text("The owl sleeps in the old oak.")
-    study = load_study(str(tmp_path), [f"model={tiny_model}", *WORDS, *words])
-    with pytest.raises(ValueError, match=message):
-        list(preview(study))

@@ -1,0 +1,32 @@
+"""A share of what was learned: none of it is the base, all of it the model, and afterwards it is there again."""
+
+import pytest
+import torch
+from training import EACH_METHOD, logits, train
+
+from active_reading.train.load import load_model
+from active_reading.train.strength import at_strength
+
+
+@EACH_METHOD
+def test_a_model_without_what_it_learned_is_its_base_and_with_all_of_it_itself(tiny_model, tmp_path, method):
+    model = train(tiny_model, method, tmp_path / "out").model.float().eval()  # a saved one was rounded
+    trained, untouched = logits(model), logits(load_model(tiny_model).eval())
+    found = {}
+    for share in (0.0, 0.5, 1.0):
+        with at_strength(model, method, str(tiny_model), share):
+            found[share] = logits(model)
+        assert torch.equal(logits(model), trained), "it is whole again"
+    torch.testing.assert_close(found[0.0], untouched)
+    torch.testing.assert_close(found[1.0], trained)
+    learned = (trained - untouched).abs().mean()
+    for end in (trained, untouched):
+        assert (found[0.5] - end).abs().mean() > 0.1 * learned, "half of it is neither"
+
+
+def test_a_model_is_whole_again_after_a_mistake(tiny_model, tmp_path):
+    model = train(tiny_model, "full", tmp_path / "out").model.float().eval()  # a saved one was rounded
+    trained = logits(model)
+    with pytest.raises(ZeroDivisionError), at_strength(model, "full", str(tiny_model), 0.5):
+        1 / 0  # noqa: B018
+    assert torch.equal(logits(model), trained)
