@@ -11,8 +11,8 @@ Forgetting: rise of the NLL against the untouched base on GSM8K answers, gold NQ
 docstrings of Python's standard library; nothing of their kind is in the background or replay text. WikiText-2 is
 reported apart.
 Every run's rate falls to 0 at its end. There it is measured with all that it learned, and with shares of it
-(`train/strength.py`): a model that knows more than it is compared at is scaled down to it. What is compared below the
-smallest share is interpolated from the untouched base, which overstates what is lost there.
+(`train/strength.py`): a model that knows more than it is compared at is scaled down to it. What is compared below
+the smallest share is interpolated from the untouched base, which overstates what is lost there.
 The runs' points go to `points.jsonl` as they come; a run that is there already is not made again. Without `--data`
 (default: shared/data beside the project) only docstrings are measured. The last line of standard output is one JSON
 object.
