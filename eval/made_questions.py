@@ -139,7 +139,7 @@ def _parsed(chosen: pl.DataFrame, written: Iterable[str | None]) -> list[Row]:
             **{name: chunk[name] for name in (*WHENCE, "text")},
         }
         for chunk, reply in zip(chosen.iter_rows(named=True), written, strict=True)
-        for place, (question, answer) in enumerate(parse_questions(reply or "")[:MOST_OF_A_CHUNK])
+        for place, (question, answer) in enumerate(parse_questions(reply or ""))
     ]
 
 

@@ -18,7 +18,7 @@ SAMPLES = "samples.jsonl"  # a model's answers to the gold questions
 VERSIONS = {
     "ingest": 3,
     "chunk": 2,
-    "questions": 2,
+    "questions": 1,
     "generate": 4,
     "filter": 6,
     "judge": 1,
