@@ -157,7 +157,7 @@ def _add_patch(patch: argparse.ArgumentParser) -> None:
         move = actions.add_parser(name, help=words)
         move.add_argument("patch", type=Path)
         move.add_argument("adapter", type=Path, help="memory adapter folder, changed in place")
-    scale = actions.add_parser("scale", help="a weaker patch: less is known, and far less is forgotten")
+    scale = actions.add_parser("scale", help="a weaker patch: less is known, and less is forgotten")
     scale.add_argument("patch", type=Path)
     scale.add_argument("share", type=float, help="how far its rows go, between 0 and 1")
     scale.add_argument("--into", type=Path, required=True, help="file to write")

@@ -56,8 +56,9 @@ def estimate(study: Study, num_sampled: int) -> str:
 
 
 def most_made(study: Study, chunks: pl.DataFrame) -> tuple[int, int, int]:
-    """Requests that write questions, those that check them, and tokens of all answers: the most by the template's
-    schema, which an endpoint may not keep to.
+    """Requests that write questions, those that check them, and tokens of all answers.
+
+    The most by the template's schema, which an endpoint may not keep to.
     """
     from active_reading.augment.judge import ANSWER_TOKENS
 
