@@ -40,7 +40,7 @@ train:
   batch_tokens: 128
   methods: [memory]
   data: [augmented]
-  memory: {layers: [4], num_keys: 32, top_t: 200, background_texts: 20}
+  memory: {layers: [4], num_keys: 32, top_t: 200, background_texts: 20, own_texts: 20}
 evaluate: {questions: gold.jsonl, few_shot: 2, max_new_tokens: 8, general_limit: 4, batch_size: 8,
            grade: SmolLM2-135M-Instruct}
 """

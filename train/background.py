@@ -7,42 +7,54 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from active_reading.train.adapter import MemoryAdapter
+from active_reading.train.adapter import MemoryAdapter, memory_disabled
 from active_reading.train.batches import Batch, Sequence, collate, even_batches, mixed_batches, tokenize
 from active_reading.train.codebooks import random_codebooks, set_codebooks
 from active_reading.train.generic_text import read_background
 from active_reading.train.objectives import next_token_loss
+from active_reading.train.own_text import write_own_text
 from active_reading.train.precision import autocast
 from active_reading.train.settings import TrainSettings
 from active_reading.train.slots import count_background
 
+# Not the training's: memories of one base have the same keys, whatever the seed, and can be merged.
+SEED = 0
+
 
 def prepare_memory(model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings) -> None:
     """Give fresh memories their keys, and find out how generic text reads their slots and depends on the reads."""
-    sequences = _generic_sequences(tokenizer, settings)
+    sequences = generic_sequences(model, tokenizer, settings)
     # Kinds of text are mixed, so that a slot that one kind always reads is in the count of every batch.
-    mixed = mixed_batches(sequences, settings.batch_tokens, settings.seed)
+    mixed = mixed_batches(sequences, settings.batch_tokens, SEED)
     hidden = hidden_states(model, adapter, [collate(Batch(batch), tokenizer.pad_token_id) for batch in mixed])
     for layer, memory in adapter.memories.items():
         if settings.memory.codebooks == "kmeans":
-            set_codebooks(memory, torch.cat(hidden[layer]), settings.seed)
+            set_codebooks(memory, torch.cat(hidden[layer]), SEED)
         else:
-            random_codebooks(memory, torch.cat(hidden[layer]), settings.seed)
+            random_codebooks(memory, torch.cat(hidden[layer]), SEED)
     for layer, name in adapter.names().items():
         # A table that several layers read is read as often as all of them read it.
         adapter.backgrounds[name].extend(count_background(adapter.memories[layer], hidden[layer]))
     if settings.memory.update_rule == "natural":
-        for name, covariance in gradient_covariances(model, adapter, tokenizer, settings).items():
+        for name, covariance in gradient_covariances(model, adapter, tokenizer, sequences, settings).items():
             adapter.backgrounds[name].gradients = covariance
 
 
+def generic_sequences(model: Any, tokenizer: Any, settings: TrainSettings) -> list[Sequence]:
+    """Of the generic texts and of those that the base writes itself."""
+    texts = read_background(settings.background, settings.memory.background_texts)
+    with memory_disabled(model):
+        texts += write_own_text(model, tokenizer, settings.memory.own_texts, SEED)
+    return tokenize(texts, tokenizer, settings.max_length)
+
+
 def gradient_covariances(
-    model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings
+    model: Any, adapter: MemoryAdapter, tokenizer: Any, sequences: list[Sequence], settings: TrainSettings
 ) -> dict[str, Tensor]:
     """Per table (D, D): mean product of the gradients that tokens of generic text have at the memory's output."""
     sums: dict[str, Tensor] = {}
     tokens = 0
-    for planned in even_batches(_generic_sequences(tokenizer, settings), settings.batch_tokens):
+    for planned in even_batches(sequences, settings.batch_tokens):
         batch = collate(Batch(planned), tokenizer.pad_token_id)
         # The gradient of the sum over the tokens, not of their mean: a token's gradient is its own.
         text_loss(model, batch | {"num_targets": 1}).backward()
@@ -55,11 +67,6 @@ def gradient_covariances(
                 sums[name] = sums.get(name, 0) + gradients.T @ gradients
             table.reads.clear()
     return {name: total / tokens for name, total in sums.items()}
-
-
-def _generic_sequences(tokenizer: Any, settings: TrainSettings) -> list[Sequence]:
-    texts = read_background(settings.background, settings.memory.background_texts)
-    return tokenize(texts, tokenizer, settings.max_length)
 
 
 def text_loss(model: Any, batch: dict[str, Any]) -> Tensor:

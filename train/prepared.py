@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 from contextlib import suppress
@@ -15,6 +16,7 @@ from active_reading.train.generic_text import read_background
 from active_reading.train.identity import weights_hash
 from active_reading.train.settings import TrainSettings
 
+logger = logging.getLogger(__name__)
 SHAPE = (
     "layers",
     "num_keys",
@@ -24,6 +26,7 @@ SHAPE = (
     "shared_values",
     "codebooks",
     "background_texts",
+    "own_texts",
 )
 
 
@@ -40,6 +43,7 @@ def fresh_memory(
         return adapter
     folder = memories / _identity(model, settings)
     if not folder.exists():
+        logger.info("preparing a memory, which is kept in %s: minutes on a CPU", folder)
         prepare_memory(model, adapter, tokenizer, settings)
         memories.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=memories))
@@ -61,7 +65,7 @@ def _identity(model: Any, settings: TrainSettings) -> str:
         weights_hash(model),
         memory,
         settings.memory.update_rule == "natural",
-        [settings.seed, settings.batch_tokens, settings.max_length],
+        [settings.batch_tokens, settings.max_length],
         read_background(settings.background),
     ]
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()

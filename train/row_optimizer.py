@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from active_reading.train.adapter import MemoryAdapter
-from active_reading.train.background import gradient_covariances, hidden_states
+from active_reading.train.background import generic_sequences, gradient_covariances, hidden_states
 from active_reading.train.batches import Batch, Sequence, collate, even_batches
 from active_reading.train.natural_gradient import Reads, curvature
 from active_reading.train.settings import TrainSettings
@@ -28,7 +28,8 @@ def row_optimizer(
     if any(
         not len(background.gradients) for background in adapter.backgrounds.values()
     ):  # of another rule's memory
-        for name, covariance in gradient_covariances(model, adapter, tokenizer, settings).items():
+        generic = generic_sequences(model, tokenizer, settings)
+        for name, covariance in gradient_covariances(model, adapter, tokenizer, generic, settings).items():
             adapter.backgrounds[name].gradients = covariance
     curvatures, learned = {}, {}
     for name, (slots, weights) in reads.items():

@@ -33,7 +33,7 @@ class MemorySettings(BaseModel):
         description="of the rule natural, as a share of the mean curvature of a background whose tokens count once",
     )
     new_text_weight: float = Field(
-        0.3,
+        0.0,
         ge=0,
         description="of the rule natural: weight of the new text's own reads beside the background's; what "
         "all of it reads, such as a question's form, then moves less; 0: none",
@@ -44,6 +44,11 @@ class MemorySettings(BaseModel):
         description="weight of each of a thousand learned tokens, as background of what comes later; 0: none",
     )
     background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all that ship")
+    own_texts: int = Field(
+        120,
+        ge=0,
+        description="texts of questions and answers that the untouched model writes, read beside the generic ones",
+    )
     warm_tokens: int = Field(
         0,
         ge=0,

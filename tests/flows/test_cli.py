@@ -160,7 +160,7 @@ def test_a_full_disk_is_one_line_whatever_raised_it(call, documents, monkeypatch
 def test_a_patch_is_made_shown_reverted_scaled_and_applied(call, documents, tiny_model):
     """From a trained memory: its own patch leads back to nothing learned, and forward again."""
     small = ["train.num_tokens=200", "train.batch_tokens=64", "train.max_length=64", "train.methods=[memory]"]
-    memory = "{layers: [1], num_keys: 8, num_heads: 2, top_k: 2, top_t: 8, background_texts: 4}"
+    memory = "{layers: [1], num_keys: 8, num_heads: 2, top_k: 2, top_t: 8, background_texts: 4, own_texts: 2}"
     words = [*small, "train.data=[naive]", f"train.memory={memory}", "output=out", "generate.engine=echo"]
     assert call("train", documents, "--model", tiny_model, *words)[0] == 0
     (adapter,) = Path("out").glob("train-*")

@@ -47,7 +47,7 @@ train:
   num_tokens: 400
   batch_tokens: 128
   max_length: 64
-  memory: {layers: [1, 2], num_keys: 8, num_heads: 2, top_k: 4, top_t: 16, background_texts: 4}
+  memory: {layers: [1, 2], num_keys: 8, num_heads: 2, top_k: 4, top_t: 16, background_texts: 4, own_texts: 2}
   lora: {rank: 2, alpha: 4}
 evaluate: {questions: gold.jsonl, few_shot: 1, max_new_tokens: 10, general_limit: 2}
 """

@@ -7,16 +7,19 @@ import pytest
 import torch
 
 from active_reading.train.adapter import MemoryAdapter, attach_memory
-from active_reading.train.background import prepare_memory
+from active_reading.train.background import SEED, prepare_memory
 from active_reading.train.batches import Batch, collate, mixed_batches, tokenize
 from active_reading.train.generic_text import read_background
 from active_reading.train.load import load_model, load_tokenizer
+from active_reading.train.own_text import write_own_text
 from active_reading.train.settings import MemorySettings, TrainSettings
 
 SETTINGS = TrainSettings(
     batch_tokens=200,
     max_length=160,
-    memory=MemorySettings(layers=[1, 3], num_keys=8, num_heads=2, top_k=3, top_t=8, background_texts=9),
+    memory=MemorySettings(
+        layers=[1, 3], num_keys=8, num_heads=2, top_k=3, top_t=8, background_texts=9, own_texts=0
+    ),
 )
 
 
@@ -67,6 +70,16 @@ def test_a_shared_table_counts_what_all_its_layers_read(tiny_model):
     assert list(adapter.backgrounds) == ["shared"]
     assert adapter.backgrounds["shared"].num_batches == len(batches)
     assert adapter.backgrounds["shared"].counts.tolist() == [sum(s in read for read in batches) for s in range(64)]
+
+
+def test_what_the_untouched_model_writes_is_read_too(tiny_model):
+    (_, alone), (_, both) = prepared(tiny_model), prepared(tiny_model, own_texts=3)
+    tokenizer = load_tokenizer(tiny_model)
+    written = tokenize(write_own_text(load_model(tiny_model), tokenizer, 3, SEED), tokenizer, 160)
+    for layer in ("1", "3"):
+        more = len(both.backgrounds[layer].slots) - len(alone.backgrounds[layer].slots)
+        assert more == sum(map(len, written)) > 100
+        assert not torch.equal(both.backgrounds[layer].gradients, alone.backgrounds[layer].gradients)
 
 
 @pytest.mark.parametrize("codebooks", ["kmeans", "random"])

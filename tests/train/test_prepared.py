@@ -18,7 +18,9 @@ SETTINGS = TrainSettings(
     num_tokens=300,
     batch_tokens=100,
     max_length=60,
-    memory=MemorySettings(layers=[1, 2], num_keys=8, num_heads=2, top_k=4, top_t=32, background_texts=3),
+    memory=MemorySettings(
+        layers=[1, 2], num_keys=8, num_heads=2, top_k=4, top_t=32, background_texts=3, own_texts=0
+    ),
 )
 TEXTS = ["the cat sat on the mat", "a heron called Admiral", "born in 1921 near the sea", "lazurine is a moss"]
 
@@ -42,7 +44,6 @@ def test_a_memory_is_prepared_once_and_is_the_one_that_is_made_each_time(tiny_mo
     alone = attached(tiny_model, None)
     made = attached(tiny_model, tmp_path / "memories")
     assert alone["1.background_gradients"].shape == (32, 32)
-    assert not same(alone, attached(tiny_model, None, SETTINGS.model_copy(update={"seed": 1})))
     monkeypatch.setattr(prepared, "prepare_memory", never)
     opened = attached(tiny_model, tmp_path / "memories")
     assert same(alone, made)
@@ -51,7 +52,13 @@ def test_a_memory_is_prepared_once_and_is_the_one_that_is_made_each_time(tiny_mo
 
 @pytest.mark.parametrize(
     ("outer", "inner"),
-    [({"seed": 1}, {}), ({"max_length": 50}, {}), ({}, {"num_keys": 7}), ({}, {"background_texts": 2})],
+    [
+        ({"batch_tokens": 80}, {}),
+        ({"max_length": 50}, {}),
+        ({}, {"num_keys": 7}),
+        ({}, {"background_texts": 2}),
+        ({}, {"own_texts": 1}),
+    ],
 )
 def test_another_setting_gets_a_memory_of_its_own(tiny_model, tmp_path, outer, inner):
     changed = SETTINGS.model_copy(update=outer | {"memory": SETTINGS.memory.model_copy(update=inner)})
@@ -63,7 +70,7 @@ def test_another_setting_gets_a_memory_of_its_own(tiny_model, tmp_path, outer, i
 def test_what_does_not_shape_a_fresh_memory_makes_no_other(tiny_model, tmp_path):
     memory = SETTINGS.memory.model_copy(update={"top_t": 9, "damping": 0.5, "slot_score": "tf"})
     attached(tiny_model, tmp_path)
-    attached(tiny_model, tmp_path, SETTINGS.model_copy(update={"memory": memory, "num_tokens": 200}))
+    attached(tiny_model, tmp_path, SETTINGS.model_copy(update={"memory": memory, "num_tokens": 200, "seed": 1}))
     assert len(list(tmp_path.iterdir())) == 1
 
 
