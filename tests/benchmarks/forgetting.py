@@ -77,7 +77,7 @@ REPLAY: dict[str, Any] = {"replay_share": 0.05}
 RATES: dict[Method, tuple[float, ...]] = {
     "full": (2e-5, 5e-5, 1e-4, 2e-4),
     "lora": (5e-5, 1e-4, 2e-4, 5e-4),
-    "memory": (0.005, 0.01, 0.02, 0.04),
+    "memory": (0.01, 0.02, 0.03, 0.05),
 }
 
 
