@@ -39,7 +39,7 @@ class MemorySettings(BaseModel):
         "all of it reads, such as a question's form, then moves less; 0: none",
     )
     protect_learned: float = Field(
-        100.0,
+        200.0,
         ge=0,
         description="weight of each of a thousand learned tokens, as background of what comes later; 0: none",
     )

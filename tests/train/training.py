@@ -25,7 +25,7 @@ SETTINGS = TrainSettings(
     learning_rates=LearningRates(full=1e-2, lora=2e-2, memory=0.2),
     lora=LoraSettings(rank=4, alpha=8),
     memory=MemorySettings(
-        layers=[1, 2], num_keys=8, num_heads=2, top_k=4, top_t=32, background_texts=3, own_texts=0, key_width=4
+        layers=[1, 2], num_keys=8, num_heads=2, top_k=4, top_t=32, background_texts=3, own_texts=1, key_width=4
     ),
 )
 TEXTS = ["the cat sat on the mat", "a heron called Admiral", "born in 1921 near the sea", "lazurine is a moss"]
