@@ -103,7 +103,7 @@ def test_memory_moves_only_rows_that_it_counts_as_touched(runs):
 
 
 def test_background_counts_are_saved_with_the_memory(tiny_model, tmp_path):
-    run = train(tiny_model, "memory", tmp_path, num_tokens=200, memory={"protect_learned": 0})
+    run = train(tiny_model, "memory", tmp_path, num_tokens=200, memory={"protect_learned": 0, "own_texts": 0})
     files = read_adapter(run.folder)
     num_tokens = sum(min(len(text.encode()), 47) + 1 for text in read_background(limit=3))
     counts = files.tensors["1.background_counts"]
