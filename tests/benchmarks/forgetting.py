@@ -9,7 +9,8 @@ every short answer likelier; so `known_nats`, what is compared, is the fall of t
 same kind of questions about people or documents that are not taught (a rise there adds nothing).
 Forgetting: rise of the NLL against the untouched base on GSM8K answers, gold NQ-open answers (5-shot) and
 docstrings of Python's standard library; nothing of these sets is in the background or replay text. The questions
-and answers in a memory's background are the base's own (`train/own_text.py`). WikiText-2 is reported apart.
+and answers in a memory's background are the base's own (`train/own_text.py`). WikiText-2 is reported apart. Seeds
+share what is prepared before a training: a memory's keys and own text.
 Every run's rate falls to 0 at its end. There it is measured with all that it learned, and with shares of it
 (`train/strength.py`): a model that knows more than it is compared at is scaled down to it. What is compared below
 the smallest share is interpolated from the untouched base, which overstates what is lost there.
