@@ -1,6 +1,6 @@
 """What generic text says of a memory: its keys, how they are read, and what its loss makes of the reads.
 
-Generic are the texts that ship, or the user's own, and those that the base writes itself (`own_text.py`).
+Generic are the texts that ship, or the user's own, and on request what the base writes itself (`own_text.py`).
 """
 
 from contextlib import suppress
@@ -20,7 +20,7 @@ from active_reading.train.precision import autocast
 from active_reading.train.settings import TrainSettings
 from active_reading.train.slots import count_background
 
-# Not the training's: memories of one base have the same keys whatever the seed, so that their patches fit together.
+# Not the training's: memories of one base have the same keys whatever the seed, so that patches fit together.
 SEED = 0
 
 

@@ -8,9 +8,10 @@ of real tokens). For a given disturbance, the change `C^-1 G B^-1` lowers the lo
 gradient is G (N, D). MEMIT (Meng et al. 2022, arXiv 2210.07229) uses C alone, on the weights of an MLP. A memory
 has thousands of read weights where an MLP has its width: far more room that generic text does not use.
 
-What the new text itself reads is added to C on request, with a weight. What all of it reads (the form of a
-question) is else learned first and most; what one fact alone reads is slowed far less. With the new text's
-gradients in B as well, this would be the natural gradient of its own loss.
+What the new text itself reads is added to C, with a weight. What all of it reads (the form of a question) would
+else be learned first and most, and is what a model forgets by: its other answers take that form, too. What one fact
+alone reads is slowed far less. With the new text's gradients in B as well, this would be the natural gradient of
+its own loss.
 
 Generic here is all that the background holds, so also what was learned in earlier trainings, whose tokens count
 more (`protect_learned`). `damping` times the mean diagonal is added to B, and to C, there the mean as if all of the

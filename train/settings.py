@@ -33,21 +33,22 @@ class MemorySettings(BaseModel):
         description="of the rule natural, as a share of the mean curvature of a background whose tokens count once",
     )
     new_text_weight: float = Field(
-        0.0,
+        0.3,
         ge=0,
         description="of the rule natural: weight of the new text's own reads beside the background's; what "
         "all of it reads, such as a question's form, then moves less; 0: none",
     )
     protect_learned: float = Field(
-        200.0,
+        100.0,
         ge=0,
         description="weight of each of a thousand learned tokens, as background of what comes later; 0: none",
     )
     background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all that ship")
     own_texts: int = Field(
-        120,
+        0,
         ge=0,
-        description="texts of questions and answers that the untouched model writes, read beside the generic ones",
+        description="texts of questions and answers that the untouched model writes, read beside the generic ones: "
+        "short answers are then forgotten far less, and take more training to learn",
     )
     warm_tokens: int = Field(
         0,
@@ -84,7 +85,7 @@ class LearningRates(BaseModel):
 
     full: float = Field(2e-5, gt=0)
     lora: float = Field(2e-4, gt=0)
-    memory: float = Field(0.03, gt=0, description="of the rule natural; for row and table 0.05 to 0.2 is in order")
+    memory: float = Field(0.02, gt=0, description="of the rule natural; for row and table 0.05 to 0.2 is in order")
 
 
 class TrainSettings(BaseModel):

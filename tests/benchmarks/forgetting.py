@@ -74,6 +74,7 @@ class Run:
 # What is taught alone is hard to find behind other text (EXPERIMENTS.md, 2026-11-29). Five texts are 290 tokens.
 TOGETHER: dict[str, Any] = {"texts_per_sequence": 5, "batch_tokens": 256, "schedule": "linear"}
 MEMORY: dict[str, Any] = {"memory.layers": list(range(0, 30, 2))}
+OWN_TEXT: dict[str, Any] = {"memory.own_texts": 120, "memory.new_text_weight": 0.0}
 REPLAY: dict[str, Any] = {"replay_share": 0.05}
 RATES: dict[Method, tuple[float, ...]] = {
     "full": (2e-5, 5e-5, 1e-4, 2e-4),
@@ -122,7 +123,8 @@ def _compared(changes: list[dict[str, Any]], seeds: Iterable[int]) -> list[Run]:
 
 
 def _run(method: Method, rate: float, seed: int, changes: dict[str, Any]) -> Run:
-    return Run(method, rate, seed, in_company(method, changes))
+    own = OWN_TEXT if method == "memory" else {}
+    return Run(method, rate, seed, in_company(method, own | changes))
 
 
 def in_company(method: Method, changes: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Run:
 
 
 def quick_runs() -> list[Run]:
-    return [Run("full", 1e-4), Run("lora", 2e-4), Run("memory", 0.03)]
+    return [Run("full", 1e-4), Run("lora", 2e-4), Run("memory", 0.02)]
 
 
 def full_runs() -> list[Run]:
@@ -65,8 +65,8 @@ def full_runs() -> list[Run]:
         ("full", 1e-4),
         ("lora", 1e-4),
         ("lora", 2e-4),
+        ("memory", 0.01),
         ("memory", 0.02),
-        ("memory", 0.03),
     ]
     changes: list[Json] = [{}, {"replay_share": 0.05}]
     return [Run(*each, seed, change) for seed in (0, 1, 2) for change in changes for each in rates]
