@@ -54,7 +54,7 @@ def write_own_text(model: Any, tokenizer: Any, number: int, seed: int) -> list[s
                 f"{prompt.shape[1]} of the examples that it goes on from: set it to 0"
             )
         rows = _sample(model, prompt, min(AT_ONCE, number - begun), room, generator).tolist()
-        texts += [text for row in rows if (text := _text(row, model, tokenizer))]
+        texts += [text for row in rows if (text := _text(row, tokenizer))]
     return texts
 
 
@@ -77,12 +77,14 @@ def _sample(model: Any, prompt: Tensor, number: int, room: int, generator: torch
     return torch.cat(written, 1)
 
 
-def _text(row: list[int], model: Any, tokenizer: Any) -> str:
-    """Up to where the model ended it, or else up to its last whole question; empty where that is nothing new."""
-    ends = model.generation_config.eos_token_id
-    ends = set(ends) if isinstance(ends, list) else {ends}
-    length = next((place for place, token in enumerate(row) if token in ends), len(row))
-    text = tokenizer.decode(row[:length], skip_special_tokens=True)
+def _text(row: list[int], tokenizer: Any) -> str:
+    """Up to where the model ended it, or else up to its last whole question, where it has one.
+
+    Empty where that is nothing new.
+    """
+    special = set(tokenizer.all_special_ids)  # of a chat, too: another turn is another text
+    length = next((place for place, token in enumerate(row) if token in special), len(row))
+    text = tokenizer.decode(row[:length])
     if length == len(row) and "\n\n" in text:
         text = text.rpartition("\n\n")[0]
     if not text.strip() or any(question in text for question, _ in EXAMPLES):

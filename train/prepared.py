@@ -11,7 +11,7 @@ from typing import Any
 
 from active_reading.train.adapter import MemoryAdapter, attach_memory, fill_memory, memory_files
 from active_reading.train.adapter_files import read_adapter, write_adapter
-from active_reading.train.background import prepare_memory
+from active_reading.train.background import SEED, prepare_memory
 from active_reading.train.generic_text import read_background
 from active_reading.train.identity import weights_hash
 from active_reading.train.own_text import AT_ONCE, CHOICES, EXAMPLES, NEW_TOKENS, TOP_P
@@ -67,7 +67,7 @@ def _identity(model: Any, settings: TrainSettings) -> str:
         memory,
         settings.memory.update_rule == "natural",
         [settings.batch_tokens, settings.max_length],
-        [EXAMPLES, AT_ONCE, NEW_TOKENS, TOP_P, CHOICES] if settings.memory.own_texts else None,
+        [SEED, EXAMPLES, AT_ONCE, NEW_TOKENS, TOP_P, CHOICES] if settings.memory.own_texts else None,
         read_background(settings.background),
     ]
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()

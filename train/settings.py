@@ -53,7 +53,7 @@ class MemorySettings(BaseModel):
     warm_tokens: int = Field(
         0,
         ge=0,
-        description="tokens of generic text on which fresh values learn to predict, before training (the output "
+        description="tokens of background text on which fresh values learn to predict, before training (the output "
         "is then no longer the base's); 0: values stay zero until something is learned",
     )
     warm_rate: float = Field(0.01, gt=0, description="learning rate of the warming, which is constant")

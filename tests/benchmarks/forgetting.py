@@ -10,7 +10,7 @@ same kind of questions about people or documents that are not taught (a rise the
 Forgetting: rise of the NLL against the untouched base on GSM8K answers, gold NQ-open answers (5-shot) and
 docstrings of Python's standard library; nothing of these sets is in the background or replay text. The questions
 and answers in a memory's background are the base's own (`train/own_text.py`). WikiText-2 is reported apart. Seeds
-share what is prepared before a training: a memory's keys and own text.
+share what is prepared before a training: a memory's keys and own text (which is not checked against these sets).
 Every run's rate falls to 0 at its end. There it is measured with all that it learned, and with shares of it
 (`train/strength.py`): a model that knows more than it is compared at is scaled down to it. What is compared below
 the smallest share is interpolated from the untouched base, which overstates what is lost there.
@@ -68,7 +68,8 @@ class Run:
     def identity(self, num_tokens: int) -> str:
         """Of all its settings, so that those of other defaults are not taken for it."""
         settings = train_settings(self.method, self.rate, num_tokens, self.seed, self.changes)
-        return content_hash(settings.decisive(self.method), VERSIONS["train"], STRENGTHS)
+        decisive = settings.decisive(self.method), settings.background
+        return content_hash(*decisive, VERSIONS["train"], STRENGTHS)
 
 
 # What is taught alone is hard to find behind other text (EXPERIMENTS.md, 2026-11-29). Five texts are 290 tokens.
