@@ -2,7 +2,7 @@
 
     python tests/benchmarks/sequential.py [--quick] [--output FOLDER]
 
-Each corpus is five invented people (`invented.py`), taught as in `forgetting.py`, without own text, and scored
+Each corpus is five invented people (`invented.py`), taught as in `forgetting.py` and scored
 on held-out wording right after it was learned and again when all are learned. A model goes on from what the
 same method made of the corpora before. Later corpora teach again how such questions are answered, so that a
 score alone would not show what was forgotten: a control corpus that is never taught is scored each time too,
