@@ -48,7 +48,7 @@ class MemorySettings(BaseModel):
         0,
         ge=0,
         description="texts of questions and answers that the untouched model writes, read beside the generic ones: "
-        "short answers are then forgotten far less, and take more training to learn",
+        "short answers then take more training to learn, and may be forgotten less",
     )
     warm_tokens: int = Field(
         0,
