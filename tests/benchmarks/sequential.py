@@ -2,12 +2,11 @@
 
     python tests/benchmarks/sequential.py [--quick] [--output FOLDER]
 
-Each corpus is five invented people (`invented.py`), taught as in `forgetting.py` and scored
-on held-out wording right after it was learned and again when all are learned. A model goes on from what the
-same method made of the corpora before. Later corpora teach again how such questions are answered, so that a
-score alone would not show what was forgotten: a control corpus that is never taught is scored each time too,
-and what a model knows of a corpus is its gain over the untouched base beyond that of the control (nothing where
-that gets worse).
+Each corpus is five invented people (`invented.py`), taught as in `forgetting.py` and scored on held-out wording
+right after it was learned and again when all are learned. A model goes on from what the same method made of the
+corpora before. Later corpora teach again how such questions are answered, so that a score alone would not show
+what was forgotten: a control corpus that is never taught is scored each time too, and what a model knows of a
+corpus is its gain over the untouched base beyond that of the control (nothing where that gets worse).
 `kept_share` of a run is what is known (F1) of all corpora but the last at the end over what was known right after
 learning, `kept_nats` the same of gold NLL; None where nothing was known. Technical prose (docstrings of Python's
 standard library) says what else was lost. Every corpus's scores go to `sequence.jsonl` as they come, and a

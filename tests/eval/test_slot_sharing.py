@@ -28,7 +28,7 @@ DOCUMENTS = {
 @pytest.fixture(scope="module")
 def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     memory = MemorySettings(
-        layers=[1, 2], num_keys=8, num_heads=2, top_k=2, top_t=24, background_texts=3, own_texts=0, key_width=4
+        layers=[1, 2], num_keys=8, num_heads=2, top_k=2, top_t=24, background_texts=3, key_width=4
     )
     settings = TrainSettings(
         num_tokens=300, batch_tokens=64, max_length=48, learning_rates=LearningRates(memory=0.2), memory=memory

@@ -17,9 +17,7 @@ from active_reading.train.settings import MemorySettings, TrainSettings
 SETTINGS = TrainSettings(
     batch_tokens=200,
     max_length=160,
-    memory=MemorySettings(
-        layers=[1, 3], num_keys=8, num_heads=2, top_k=3, top_t=8, background_texts=9, own_texts=0
-    ),
+    memory=MemorySettings(layers=[1, 3], num_keys=8, num_heads=2, top_k=3, top_t=8, background_texts=9),
 )
 
 

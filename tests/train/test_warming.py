@@ -34,7 +34,6 @@ SETTINGS = TrainSettings(
         top_t=8,
         key_width=4,
         background_texts=6,
-        own_texts=0,
         warm_tokens=2000,
         warm_rate=0.1,
     ),
