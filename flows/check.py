@@ -61,7 +61,7 @@ def check_study(study: Study) -> ResolvedModel:
     depth = model.num_layers()
     for variant in variants(study.train):
         layers = variant.settings.memory.layers
-        if variant.method == "memory" and depth and max(layers) >= depth:
+        if variant.method == "memory" and layers and depth and max(layers) >= depth:
             raise ValueError(f"train.memory.layers={layers}: {model.name} has only layers 0 to {depth - 1}")
     return model
 

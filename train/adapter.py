@@ -20,6 +20,7 @@ from active_reading.train.settings import MemorySettings
 from active_reading.train.slots import Background
 
 STORED = torch.bfloat16  # values are rounded to it when training ends, so that saving loses nothing
+NUM_MEMORIES = 5  # of a model of which nobody says which layers get one
 
 
 @dataclass
@@ -47,11 +48,13 @@ def attach_memory(model: Any, settings: MemorySettings) -> MemoryAdapter:
     if hasattr(model, "memories"):
         raise ValueError(f"this {type(model).__name__} has memories already")
     mlps = find_mlps(model)
-    if bad := [layer for layer in settings.layers if not 0 <= layer < len(mlps)]:
+    layers = spread(len(mlps)) if settings.layers is None else settings.layers
+    settings = settings.model_copy(update={"layers": layers})
+    if bad := [layer for layer in layers if not 0 <= layer < len(mlps)]:
         raise ValueError(f"train.memory.layers has {bad[0]}, and the model has layers 0 to {len(mlps) - 1}")
     width = model.config.get_text_config().hidden_size
     key_width = settings.key_width or max(1, width // (2 * settings.num_heads))
-    names = {layer: _table_name(layer, settings) for layer in settings.layers}
+    names = {layer: _table_name(layer, settings) for layer in layers}
     tables = {name: ValueTable(settings.num_keys**2, width) for name in dict.fromkeys(names.values())}
     memories = {
         layer: ProductKeyMemory(tables[name], settings.num_keys, settings.num_heads, settings.top_k, key_width)
@@ -65,6 +68,15 @@ def attach_memory(model: Any, settings: MemorySettings) -> MemoryAdapter:
     backgrounds = {name: Background(torch.zeros(settings.num_keys**2), 0) for name in tables}
     model.memory_adapter = MemoryAdapter(settings, memories, tables, backgrounds)
     return model.memory_adapter
+
+
+def spread(depth: int) -> list[int]:
+    """The layers, of a model that has `depth`, that get a memory when nobody says which: five evenly, or all.
+
+    Small changes all over the depth teach more than large ones in a few early layers (EXPERIMENTS.md, 2026-11-30).
+    """
+    count = min(NUM_MEMORIES, depth)
+    return [(2 * place + 1) * depth // (2 * count) for place in range(count)]
 
 
 def find_mlps(model: Any) -> list[nn.Module]:

@@ -42,7 +42,7 @@ def fresh_memory(
     if memories is None:
         prepare_memory(model, adapter, tokenizer, settings)
         return adapter
-    folder = memories / _identity(model, settings)
+    folder = memories / _identity(model, adapter, settings)
     if not folder.exists():
         logger.info("preparing a memory, which is kept in %s: minutes on a CPU", folder)
         prepare_memory(model, adapter, tokenizer, settings)
@@ -59,9 +59,9 @@ def fresh_memory(
     return adapter
 
 
-def _identity(model: Any, settings: TrainSettings) -> str:
+def _identity(model: Any, adapter: MemoryAdapter, settings: TrainSettings) -> str:
     """Of all that decides what a fresh memory is."""
-    memory = settings.memory.model_dump(include=set(SHAPE))
+    memory = adapter.settings.model_dump(include=set(SHAPE))
     parts = [
         weights_hash(model),
         memory,

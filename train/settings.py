@@ -13,7 +13,9 @@ class MemorySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    layers: list[NonNegativeInt] = Field([2, 4, 6], min_length=1, description="decoder layers that get a memory")
+    layers: list[NonNegativeInt] | None = Field(
+        None, min_length=1, description="decoder layers that get a memory; none: five, spread over the depth"
+    )
     num_keys: int = Field(128, ge=2, description="keys per half; the table has num_keys squared slots")
     num_heads: int = Field(4, ge=1)
     top_k: int = Field(16, ge=1, description="slots that each head reads per token")
@@ -26,7 +28,7 @@ class MemorySettings(BaseModel):
         description="natural: the best rows of all the new text, by the gradient over the curvature; "
         "row, table: the best rows of each step's text, by the gradient over its RMS (of that row, or of all)",
     )
-    top_t: int = Field(2000, ge=1, description="value rows per table that may move: at all (natural) or in a step")
+    top_t: int = Field(1000, ge=1, description="value rows per table that may move: at all (natural) or in a step")
     damping: float = Field(
         1.0,
         ge=1e-6,
@@ -108,7 +110,10 @@ class TrainSettings(BaseModel):
         "length", description="texts of one step: of like length, or of one chunk"
     )
     texts_per_sequence: int = Field(
-        1, ge=1, description="texts that follow one another in a sequence, each seeing those before it"
+        5,
+        ge=1,
+        description="texts that follow one another in a sequence, each seeing those before it: what is taught alone "
+        "is hard to find behind other text",
     )
     question_loss: Literal["text", "answer"] = Field(
         "text", description="loss of question-answer texts: on the whole text, or on the answer alone"

@@ -183,11 +183,9 @@ def _fit_memory(
     if adapter := cast(MemoryAdapter | None, getattr(model, "memory_adapter", None)):
         kept = ("layers", "num_keys", "num_heads", "top_k", "key_width", "shared_values", "codebooks")
         for name in kept:
-            if getattr(adapter.settings, name) != getattr(settings.memory, name):
-                raise ValueError(
-                    f"train.memory.{name}={getattr(settings.memory, name)}: the memory that is trained on has "
-                    f"{getattr(adapter.settings, name)}"
-                )
+            asked, found = getattr(settings.memory, name), getattr(adapter.settings, name)
+            if asked is not None and asked != found:
+                raise ValueError(f"train.memory.{name}={asked}: the memory that is trained on has {found}")
         return adapter
     adapter = fresh_memory(model, base_model, tokenizer, settings, memories)
     if settings.memory.warm_tokens:

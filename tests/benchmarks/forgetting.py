@@ -215,7 +215,7 @@ class Bench:
 def train_settings(
     method: Method, rate: float, num_tokens: int, seed: int, changes: dict[str, Any]
 ) -> TrainSettings:
-    """Of one training, by default of texts alone at a rate that stays; `changes` by dotted key."""
+    """Of one training, by default at a rate that stays; `changes` by dotted key."""
     values: dict[str, Any] = {
         "num_tokens": num_tokens,
         "batch_tokens": 512,

@@ -156,7 +156,7 @@ def test_an_unknown_key_like_no_other_is_named_without_a_guess(tmp_path):
         ("train: {methods: []}", "train.methods=[]: list should have at least 1 item"),
         ("train: {num_tokens: 99}", "train.num_tokens=99: input should be greater than or equal to 100"),
         ("train: {memory: {layers: [-1]}}", "train.memory.layers.0=-1: input should be greater than or equal to 0"),
-        ("train: {memory: {num_keys: 4}}", "train.memory: top_t=2000 exceeds the 16 slots"),
+        ("train: {memory: {num_keys: 4}}", "train.memory: top_t=1000 exceeds the 16 slots"),
         ("train:", "train=None: input should be a valid dictionary"),
         ("name: ../up", "name='../up': string should match pattern"),
         ("5: x", "5=5: keys should be strings"),

@@ -28,6 +28,7 @@ from active_reading.train.adapter import (
     load_memory,
     memory_disabled,
     memory_files,
+    spread,
 )
 from active_reading.train.adapter_files import read_adapter, write_adapter
 from active_reading.train.settings import MemorySettings
@@ -285,6 +286,13 @@ def test_only_memories_are_added_to_the_weights():
     after = model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert all(name.startswith("memories.") for name in after.keys() - before.keys())
+
+
+def test_where_no_layers_are_named_five_memories_are_spread_over_the_depth():
+    assert spread(30) == [3, 9, 15, 21, 27]
+    assert [spread(depth) for depth in (1, 3, 6)] == [[0], [0, 1, 2], [0, 1, 3, 4, 5]]
+    adapter = attach_memory(random_model("llama"), SETTINGS.model_copy(update={"layers": None}))
+    assert list(adapter.memories) == adapter.settings.layers == [0, 1, 2]
 
 
 def test_key_width_follows_the_model_unless_it_is_given():

@@ -370,4 +370,6 @@ def test_training_on_from_what_another_method_made_is_refused(runs, tmp_path):
 
 def test_a_memory_that_is_trained_on_keeps_its_shape(runs, tmp_path):
     with pytest.raises(ValueError, match="train.memory.top_k=2: the memory that is trained on has 4"):
-        train(runs["memory"].folder, "memory", tmp_path, memory={"top_k": 2})
+        train(runs["memory"].folder, "memory", tmp_path / "other", memory={"top_k": 2})
+    goes_on = train(runs["memory"].folder, "memory", tmp_path / "same", memory={"layers": None, "key_width": None})
+    assert goes_on.model.memory_adapter.settings == runs["memory"].model.memory_adapter.settings

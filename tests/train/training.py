@@ -22,6 +22,7 @@ SETTINGS = TrainSettings(
     num_tokens=1200,
     batch_tokens=64,
     max_length=48,
+    texts_per_sequence=1,
     learning_rates=LearningRates(full=1e-2, lora=2e-2, memory=0.2),
     lora=LoraSettings(rank=4, alpha=8),
     memory=MemorySettings(
