@@ -112,8 +112,8 @@ class TrainSettings(BaseModel):
     texts_per_sequence: int = Field(
         5,
         ge=1,
-        description="texts that follow one another in a sequence, each seeing those before it: what is taught alone "
-        "is hard to find behind other text",
+        description="texts that follow one another in a sequence, each seeing those before it: "
+        "what is taught alone is hard to find behind other text",
     )
     question_loss: Literal["text", "answer"] = Field(
         "text", description="loss of question-answer texts: on the whole text, or on the answer alone"

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/step_time.py [--quick] [--model FOLDER_OR_ID] [--tokens 512]
 
-One table of values, read in the default's five layers, of 16,384 and of 1,048,576 slots (keys at random: which slots
-are read does not change the work). `dense_masked` is the straightforward version: autograd's gradient of the
+One table of values, read in the default's five layers, of 16,384 and of 1,048,576 slots (keys at random: which
+slots are read does not change the work). `dense_masked` is the straightforward version: autograd's gradient of the
 whole table, all but the top t rows set to zero, AdamW. Every round takes one step of each variant in turn; the
 median over the rounds counts. Peak memory is measured in a fresh process per variant. The floor is the bytes of the
 rows that a step must read and write, at the memory bandwidth measured here.
