@@ -20,7 +20,7 @@ from active_reading.train.settings import MemorySettings
 from active_reading.train.slots import Background
 
 STORED = torch.bfloat16  # values are rounded to it when training ends, so that saving loses nothing
-NUM_MEMORIES = 5  # of a model of which nobody says which layers get one
+NUM_MEMORIES = 5  # where no layers are named; who changes it raises VERSIONS["train"] in flows/stage_files.py
 
 
 @dataclass
@@ -40,7 +40,8 @@ class MemoryAdapter:
 def attach_memory(model: Any, settings: MemorySettings) -> MemoryAdapter:
     """Add memories to `model` in place, kept as `model.memory_adapter`.
 
-    Their keys are zero: `background.prepare_memory` or a saved adapter gives them theirs.
+    Their keys are zero: `background.prepare_memory` or a saved adapter gives them theirs. The adapter's settings
+    name the layers, where the given ones leave them open.
 
     Raises ValueError for a layer that the model does not have, a model without a recognised MLP, and one
     that has memories already.
@@ -48,7 +49,7 @@ def attach_memory(model: Any, settings: MemorySettings) -> MemoryAdapter:
     if hasattr(model, "memories"):
         raise ValueError(f"this {type(model).__name__} has memories already")
     mlps = find_mlps(model)
-    layers = spread(len(mlps)) if settings.layers is None else settings.layers
+    layers = spread_layers(len(mlps)) if settings.layers is None else settings.layers
     settings = settings.model_copy(update={"layers": layers})
     if bad := [layer for layer in layers if not 0 <= layer < len(mlps)]:
         raise ValueError(f"train.memory.layers has {bad[0]}, and the model has layers 0 to {len(mlps) - 1}")
@@ -70,7 +71,7 @@ def attach_memory(model: Any, settings: MemorySettings) -> MemoryAdapter:
     return model.memory_adapter
 
 
-def spread(depth: int) -> list[int]:
+def spread_layers(depth: int) -> list[int]:
     """The layers, of a model that has `depth`, that get a memory when nobody says which: five evenly, or all.
 
     Small changes all over the depth teach more than large ones in a few early layers (EXPERIMENTS.md, 2026-11-30).

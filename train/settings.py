@@ -103,11 +103,12 @@ class TrainSettings(BaseModel):
         "templates, joined by +, for their texts alone (chunk: the chunks)",
     )
     num_tokens: int = Field(40_000, ge=100, description="token budget of every model")
-    batch_tokens: int = Field(1024, ge=16, description="tokens per step")
+    batch_tokens: int = Field(1024, ge=16, description="tokens per step, or one sequence's where that has more")
     max_length: int = Field(512, ge=16, description="longer texts are cut")
     seed: int = 0
     group_by: Literal["length", "chunk"] = Field(
-        "length", description="texts of one step: of like length, or of one chunk"
+        "length",
+        description="texts of one step: of like length, or of one chunk (with texts_per_sequence=1)",
     )
     texts_per_sequence: int = Field(
         5,
@@ -116,7 +117,9 @@ class TrainSettings(BaseModel):
         "what is taught alone is hard to find behind other text",
     )
     question_loss: Literal["text", "answer"] = Field(
-        "text", description="loss of question-answer texts: on the whole text, or on the answer alone"
+        "text",
+        description="loss of question-answer texts: on the whole text, or on the answer alone (with "
+        "texts_per_sequence=1)",
     )
     packing: bool = Field(
         False, description="sequences of a step end to end in one row, each seeing only itself: no padding on a GPU"
@@ -161,7 +164,7 @@ class TrainSettings(BaseModel):
             for name, value in (("group_by", "chunk"), ("question_loss", "answer")):
                 if getattr(self, name) == value:
                     raise ValueError(
-                        f"texts_per_sequence={self.texts_per_sequence} puts texts of any kind and chunk together: "
-                        f"{name}={value} needs texts_per_sequence=1"
+                        f"{name}={value} needs texts_per_sequence=1: with {self.texts_per_sequence} (by default 5) "
+                        "texts of any kind and chunk share a sequence"
                     )
         return self

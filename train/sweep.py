@@ -50,7 +50,11 @@ def variants(settings: TrainSettings) -> Iterator[Variant]:
             try:
                 yield Variant(method, label, TrainSettings.model_validate(values))
             except ValidationError as error:
-                raise ValueError(f"train.sweep {dict(zip(axes, chosen, strict=True))}: {error}") from None
+                wrong = "; ".join(
+                    f"{'.'.join(map(str, detail['loc']))} {detail['msg'].removeprefix('Value error, ')}".strip()
+                    for detail in error.errors()
+                )
+                raise ValueError(f"train.sweep {dict(zip(axes, chosen, strict=True))}: {wrong}") from None
 
 
 def _owner(key: str) -> str | None:

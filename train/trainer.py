@@ -68,7 +68,9 @@ def train_model(
         raise ValueError(f"{problem}: lower train.learning_rates.{method} ({kept})") from None
     except (RuntimeError, MemoryError) as error:
         if _out_of_memory(error):
-            raise ValueError("out of memory: lower train.batch_tokens or train.max_length") from None
+            raise ValueError(
+                "out of memory: lower train.batch_tokens, train.texts_per_sequence or train.max_length"
+            ) from None
         raise
     student.finish(len(batches), settings.memory.protect_learned)
     _save(loop, student, folder, provenance)

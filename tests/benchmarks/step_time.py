@@ -33,7 +33,7 @@ from active_reading.train.natural_gradient import curvature
 from active_reading.train.settings import MemorySettings
 from active_reading.train.sparse_optimizer import NaturalRowOptimizer
 
-TOP_T = 1000
+TOP_T = MemorySettings().top_t
 VARIANTS = ("lora", "memory_16k", "memory_1m", "dense_masked_1m")
 
 

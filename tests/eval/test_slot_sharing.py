@@ -31,7 +31,12 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         layers=[1, 2], num_keys=8, num_heads=2, top_k=2, top_t=24, background_texts=3, key_width=4
     )
     settings = TrainSettings(
-        num_tokens=300, batch_tokens=64, max_length=48, learning_rates=LearningRates(memory=0.2), memory=memory
+        num_tokens=300,
+        batch_tokens=64,
+        max_length=48,
+        texts_per_sequence=1,
+        learning_rates=LearningRates(memory=0.2),
+        memory=memory,
     )
     folder = tmp_path_factory.mktemp("sharing") / "memory"
     texts = [text for passages in DOCUMENTS.values() for text in passages]

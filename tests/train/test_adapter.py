@@ -28,7 +28,7 @@ from active_reading.train.adapter import (
     load_memory,
     memory_disabled,
     memory_files,
-    spread,
+    spread_layers,
 )
 from active_reading.train.adapter_files import read_adapter, write_adapter
 from active_reading.train.settings import MemorySettings
@@ -289,8 +289,8 @@ def test_only_memories_are_added_to_the_weights():
 
 
 def test_where_no_layers_are_named_five_memories_are_spread_over_the_depth():
-    assert spread(30) == [3, 9, 15, 21, 27]
-    assert [spread(depth) for depth in (1, 3, 6)] == [[0], [0, 1, 2], [0, 1, 3, 4, 5]]
+    assert spread_layers(30) == [3, 9, 15, 21, 27]
+    assert [spread_layers(depth) for depth in (1, 3, 6)] == [[0], [0, 1, 2], [0, 1, 3, 4, 5]]
     adapter = attach_memory(random_model("llama"), SETTINGS.model_copy(update={"layers": None}))
     assert list(adapter.memories) == adapter.settings.layers == [0, 1, 2]
 

@@ -27,6 +27,7 @@ SETTINGS = TrainSettings(
     num_tokens=400,
     batch_tokens=64,
     max_length=48,
+    texts_per_sequence=1,
     checkpoint_steps=2,
     learning_rates=LearningRates(full=1e-3, lora=1e-3),
     lora=LoraSettings(rank=4, alpha=8),

@@ -18,6 +18,7 @@ SETTINGS = TrainSettings(
     num_tokens=300,
     batch_tokens=100,
     max_length=60,
+    texts_per_sequence=1,
     memory=MemorySettings(layers=[1, 2], num_keys=8, num_heads=2, top_k=4, top_t=32, background_texts=3),
 )
 TEXTS = ["the cat sat on the mat", "a heron called Admiral", "born in 1921 near the sea", "lazurine is a moss"]

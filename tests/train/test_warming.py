@@ -25,6 +25,7 @@ SETTINGS = TrainSettings(
     num_tokens=200,
     batch_tokens=64,
     max_length=48,
+    texts_per_sequence=1,
     learning_rates=LearningRates(memory=0.1),
     memory=MemorySettings(
         layers=[1, 3],
