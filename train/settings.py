@@ -87,7 +87,7 @@ class LearningRates(BaseModel):
 
     full: float = Field(2e-5, gt=0)
     lora: float = Field(2e-4, gt=0)
-    memory: float = Field(0.02, gt=0, description="of the rule natural; for row and table 0.05 to 0.2 is in order")
+    memory: float = Field(0.035, gt=0, description="of the rule natural; for row and table 0.05 to 0.2 is in order")
 
 
 class TrainSettings(BaseModel):

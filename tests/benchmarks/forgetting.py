@@ -85,7 +85,7 @@ RATES: dict[Method, tuple[float, ...]] = {
 
 
 def quick_runs() -> list[Run]:
-    """About 40 minutes on two cores; LoRA, which learns least, with one seed."""
+    """About half an hour on two cores; LoRA, which learns least, with one seed."""
     compared: dict[Method, float] = {"full": 2e-4, "memory": 0.02}
     runs = [_run(method, rate, seed, {}) for seed in (0, 1, 2) for method, rate in compared.items()]
     return [*runs, _run("lora", 2e-4, 0, {})]
@@ -237,7 +237,7 @@ def train_settings(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quick", action="store_true", help="20,480 tokens a run; 7 runs, about 40 minutes on two cores"
+        "--quick", action="store_true", help="40,960 tokens a run; 7 runs, about half an hour on two cores"
     )
     parser.add_argument(
         "--ablation", action="store_true", help="memory alone, one thing changed at a time; with --quick, one seed"
@@ -252,7 +252,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     material = make_material(arguments.corpus, arguments.data, arguments.output, arguments.quick)
     bench = Bench(material, arguments.data)
-    num_tokens = arguments.tokens or (20_480 if arguments.quick else 61_440)
+    num_tokens = arguments.tokens or (40_960 if arguments.quick else 61_440)
     print(
         f"{len(bench.material.texts)} texts, {len(bench.material.questions)} questions; base",
         bench.base,
