@@ -223,7 +223,7 @@ def test_a_lack_of_memory_is_told_with_the_cure(tiny_model, tmp_path, monkeypatc
 
     monkeypatch.setattr(loop, "next_token_loss", fail)
     if expected is ValueError:
-        message += " train.batch_tokens or train.max_length"
+        message += " train.batch_tokens, train.texts_per_sequence or train.max_length"
     with pytest.raises(expected, match=message):
         train(tiny_model, "full", tmp_path, num_tokens=100)
 
