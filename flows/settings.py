@@ -21,7 +21,7 @@ from active_reading.augment.judge import JudgeSettings
 from active_reading.augment.plan import GenerateSettings
 from active_reading.augment.sources import is_url
 from active_reading.eval.settings import EvaluateSettings
-from active_reading.train.settings import TrainSettings
+from active_reading.train.settings import TrainSettings, complaint
 
 DEMO = Path(__file__).parent / "demo"
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
@@ -182,9 +182,7 @@ def _explain(detail: Any) -> str:
         return f"unknown key '{key}'{hint} (allowed: {', '.join(allowed)})"
     if detail["type"] == "missing":
         return f"'{key}' is missing"
-    if detail["type"] == "value_error":
-        return f"{key}: {detail['ctx']['error']}"
-    return f"{key}={detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    return complaint(detail)
 
 
 def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:

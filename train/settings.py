@@ -8,6 +8,14 @@ Method = Literal["full", "lora", "memory"]
 SlotScore = Literal["tf_idf", "kl", "tf", "all", "random"]
 
 
+def complaint(detail: Any) -> str:
+    """What one of a `ValidationError`'s errors says, in a line: the key, its value and what is allowed."""
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "value_error":
+        return f"{key}: {detail['ctx']['error']}" if key else str(detail["ctx"]["error"])
+    return f"{key}={detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
 class MemorySettings(BaseModel):
     """The shape of the memories and how they learn."""
 

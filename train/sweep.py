@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from active_reading.train.settings import Method, TrainSettings
+from active_reading.train.settings import Method, TrainSettings, complaint
 
 # Settings that mean something for one method only: the others do not multiply by them.
 OF_ONE_METHOD = {
@@ -50,10 +50,7 @@ def variants(settings: TrainSettings) -> Iterator[Variant]:
             try:
                 yield Variant(method, label, TrainSettings.model_validate(values))
             except ValidationError as error:
-                wrong = "; ".join(
-                    f"{'.'.join(map(str, detail['loc']))} {detail['msg'].removeprefix('Value error, ')}".strip()
-                    for detail in error.errors()
-                )
+                wrong = "; ".join(complaint(detail) for detail in error.errors())
                 raise ValueError(f"train.sweep {dict(zip(axes, chosen, strict=True))}: {wrong}") from None
 
 

@@ -92,7 +92,7 @@ def build(name: str, model_name: str, tokens: int) -> Callable[[], None]:
     else:
         model.requires_grad_(False)
         num_keys = 128 if name == "memory_16k" else 1024
-        settings = MemorySettings(num_keys=num_keys, shared_values=True, top_t=TOP_T)
+        settings = MemorySettings(num_keys=num_keys, shared_values=True)
         adapter = attach_memory(model, settings)
         _random_keys(adapter)
         optimizer = DenseMasked(adapter) if name == "dense_masked_1m" else _natural(model, adapter, ids)

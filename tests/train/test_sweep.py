@@ -43,7 +43,7 @@ def test_a_key_that_is_no_setting_is_named(key):
 
 
 def test_a_value_that_its_setting_does_not_allow_is_refused():
-    told = r"train.sweep \{'kl_weight': -1\}: kl_weight Input should be greater than or equal to 0$"
+    told = r"train.sweep \{'kl_weight': -1\}: kl_weight=-1: input should be greater than or equal to 0$"
     with pytest.raises(ValueError, match=told):
         list(variants(TrainSettings(sweep={"kl_weight": [-1]})))
     with pytest.raises(ValueError, match="'answer'}: question_loss=answer needs texts_per_sequence=1: with 5"):
