@@ -25,7 +25,7 @@ VERSIONS = {
     "dedupe": 2,
     "decontaminate": 2,
     "export": 5,
-    "train": 6,
+    "train": 7,
     "evaluate": 7,
     "grade": 1,
 }

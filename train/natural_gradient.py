@@ -14,9 +14,11 @@ alone reads is slowed far less. With the new text's gradients in B as well, this
 its own loss.
 
 Generic here is all that the background holds, so also what was learned in earlier trainings, whose tokens count
-more (`protect_learned`). `damping` times the mean diagonal is added to B, and to C, there the mean as if all of the
-background's tokens counted once: a row that no generic token reads would cost nothing and move without bound, and
-both means are of a small sample. Damping that grew with every training would hide what was learned.
+more (`protect_learned`). They are added to the mean over the generic ones and take no part in it: each training would
+else weaken what protects generic text and all that was learned before. `damping` times the mean diagonal is added to B,
+and to C, there the mean as if all of the background's tokens counted once: a row that no generic token reads would cost
+nothing and move without bound, and both means are of a small sample. Damping that grew with every training would hide
+what was learned.
 M tokens, R reads per token, t rows that move.
 """
 
@@ -56,13 +58,15 @@ def curvature(
 
     The read weights of a token that counts once add up to `num_heads`.
     `new_reads` is how the new text reads, which counts `new_text_weight` times as much as the background.
-    Raises ValueError when the background has no reads, or none with a gradient, and when the curvature has too
-    little damping to be inverted.
+    Raises ValueError when the background has no reads of generic text, or none with a gradient, and when the
+    curvature has too little damping to be inverted.
     """
-    if not len(background.slots):
+    num_generic = _num_generic(background.weights, num_heads)
+    if not num_generic:
         raise ValueError("train.memory.update_rule=natural: it is not known how generic text reads this memory")
     num_slots = len(background.counts)
     covariance = read_covariance((background.slots, background.weights), rows, num_slots)
+    covariance *= len(background.slots) / num_generic
     # Over all slots, read or not: the mean does not depend on which rows were chosen.
     mean_square = _mean_square(background.weights, num_heads) / num_slots
     covariance.diagonal().add_(damping * mean_square.to(covariance))
@@ -81,6 +85,11 @@ def curvature(
             f"train.memory.damping={damping}, or lower train.memory.new_text_weight={new_text_weight} or the "
             "protect_learned of the trainings before"
         ) from None
+
+
+def _num_generic(weights: Tensor, num_heads: int) -> int:
+    """Tokens that count once, by their read weights (M, R): what was learned counts otherwise."""
+    return int(((weights.float().sum(1) / num_heads - 1).abs() < 0.01).sum())  # bf16 adds up to 0.004
 
 
 def _mean_square(weights: Tensor, num_heads: int) -> Tensor:

@@ -11,8 +11,6 @@ from active_reading.train.natural_gradient import Reads, curvature
 from active_reading.train.settings import TrainSettings
 from active_reading.train.sparse_optimizer import NaturalRowOptimizer, SparseRowOptimizer, best_slots
 
-LEARNED_TOKENS = 1000  # of a training, that count as background for the next one
-
 
 def row_optimizer(
     model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings, sequences: list[Sequence]
@@ -45,7 +43,8 @@ def row_optimizer(
             (slots, weights),
             settings.memory.new_text_weight,
         )
-        some = torch.linspace(0, len(slots) - 1, min(LEARNED_TOKENS, len(slots)), device=slots.device).long()
+        number = min(settings.memory.learned_tokens, len(slots))
+        some = torch.linspace(0, len(slots) - 1, number, device=slots.device).long()
         learned[name] = slots[some], weights[some]
     return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, settings.memory, rate, curvatures), learned
 

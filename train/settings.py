@@ -49,9 +49,13 @@ class MemorySettings(BaseModel):
         "all of it reads, such as a question's form, then moves less; 0: none",
     )
     protect_learned: float = Field(
-        100.0,
-        ge=0,
-        description="weight of each of a thousand learned tokens, as background of what comes later; 0: none",
+        100.0, ge=0, description="weight of each learned token as background of what comes later; 0: none"
+    )
+    learned_tokens: int = Field(
+        1000,
+        ge=1,
+        description="how many tokens of the new text become background; where further corpora follow, all of them "
+        "protect it best, at 0.4 KB of the patch for each and table",
     )
     background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all that ship")
     own_texts: int = Field(

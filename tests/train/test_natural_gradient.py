@@ -92,15 +92,15 @@ def test_new_text_counts_by_its_weight(weight):
     torch.testing.assert_close(c[ROWS][:, ROWS] @ found @ b, gradient, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("protect", [0.25, 4.0, 25.0])
-def test_what_was_learned_counts_by_its_weight_and_does_not_change_the_damping(protect):
+@pytest.mark.parametrize(("protect", "num_generic"), [(0.25, 40), (1.0, 100), (4.0, 40), (25.0, 40)])
+def test_what_was_learned_counts_by_its_weight_beside_the_generic_mean_and_the_damping(protect, num_generic):
     learned = background(num_tokens=60, seed=4)
     both = background()
     both.add_reads(learned.slots, learned.weights * protect**0.5)
     gradient = torch.randn(len(ROWS), WIDTH, generator=torch.Generator().manual_seed(1))
     found = curvature(both, ROWS, HEADS, 0.1).solve(gradient)
     generic, new = spread(background()), spread(learned)
-    c = (generic.T @ generic + protect * new.T @ new) / 100
+    c = (generic.T @ generic + protect * new.T @ new) / num_generic
     c += 0.1 * (generic.square().sum() + new.square().sum()) / 100 / SLOTS * torch.eye(SLOTS)
     b = gradient_covariance()
     b += 0.1 * b.diagonal().mean() * torch.eye(WIDTH)
@@ -111,7 +111,7 @@ def test_what_texts_teach_one_by_one_goes_into_rows_of_their_own_and_not_into_th
     own = torch.tensor([1, 2, 6, 9]).repeat(10)
     new = torch.stack([own, torch.full_like(own, 5)], 1), torch.ones(40, 2)
     even = Background(torch.zeros(SLOTS), 0, gradients=torch.eye(WIDTH))
-    even.add_reads(torch.arange(SLOTS)[:, None], torch.ones(SLOTS, 1))
+    even.add_reads(torch.arange(SLOTS)[:, None], torch.full((SLOTS, 1), float(HEADS)))
     gradient = torch.zeros(len(ROWS), WIDTH)
     for direction, row in enumerate((0, 1, 3, 4)):  # each text its own, and row 5, the third, all of them
         gradient[row, direction] = gradient[2, direction] = 1
@@ -187,7 +187,7 @@ def test_a_curvature_that_cannot_be_inverted_says_what_to_change():
 
 def test_an_inverse_beyond_single_precision_is_refused_with_the_same_words():
     found = Background(torch.zeros(SLOTS), 0, gradients=torch.eye(WIDTH))
-    found.add_reads(torch.tensor([[1], [2]]), torch.ones(2, 1))  # the other rows have the damping alone
+    found.add_reads(torch.tensor([[1], [2]]), torch.full((2, 1), float(HEADS)))  # the other rows have the damping alone
     assert curvature(found, ROWS, HEADS, 1e-35).read_inverse.isfinite().all()
     with pytest.raises(ValueError, match=r"too uneven to be inverted: raise train\.memory\.damping=1e-40"):
         curvature(found, ROWS, HEADS, 1e-40)
