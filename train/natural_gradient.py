@@ -14,11 +14,11 @@ alone reads is slowed far less. With the new text's gradients in B as well, this
 its own loss.
 
 Generic here is all that the background holds, so also what was learned in earlier trainings, whose tokens count
-more (`protect_learned`). They are added to the mean over the generic ones and take no part in it: each training would
-else weaken what protects generic text and all that was learned before. `damping` times the mean diagonal is added to B,
-and to C, there the mean as if all of the background's tokens counted once: a row that no generic token reads would cost
-nothing and move without bound, and both means are of a small sample. Damping that grew with every training would hide
-what was learned.
+more (`protect_learned`). They are added to the mean over the generic ones and take no part in it: each training
+would else weaken what protects generic text and all that was learned before. `damping` times the mean diagonal is
+added to B, and to C, there the mean as if all of the background's tokens counted once: a row that no generic token
+reads would cost nothing and move without bound, and both means are of a small sample. Damping that grew with every
+training would hide what was learned.
 M tokens, R reads per token, t rows that move.
 """
 
