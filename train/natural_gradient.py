@@ -13,8 +13,8 @@ else be learned first and most, and is what a model forgets by: its other answer
 alone reads is slowed far less. With the new text's gradients in B as well, this would be the natural gradient of
 its own loss.
 
-Generic here is all that the background holds, so also what was learned in earlier trainings, whose tokens count
-more (`protect_learned`). They are added to the mean over the generic ones and take no part in it: each training
+What was learned in earlier trainings is protected like generic text, and more (`protect_learned`): its tokens are
+added to the mean over the generic ones and take no part in it, unless they count once, as those do. Each training
 would else weaken what protects generic text and all that was learned before. `damping` times the mean diagonal is
 added to B, and to C, there the mean as if all of the background's tokens counted once: a row that no generic token
 reads would cost nothing and move without bound, and both means are of a small sample. Damping that grew with every
@@ -57,7 +57,7 @@ def curvature(
     """Of the rows (t,) ascending, from the generic reads in `background` and its gradients, B (D, D).
 
     The read weights of a token that counts once add up to `num_heads`.
-    `new_reads` is how the new text reads, which counts `new_text_weight` times as much as the background.
+    `new_reads` is how the new text reads, which counts `new_text_weight` times as much as generic text.
     Raises ValueError when the background has no reads of generic text, or none with a gradient, and when the
     curvature has too little damping to be inverted.
     """

@@ -43,7 +43,8 @@ def row_optimizer(
             (slots, weights),
             settings.memory.new_text_weight,
         )
-        number = min(settings.memory.learned_tokens, len(slots))
+        num_layers = list(adapter.names().values()).count(name)
+        number = min(settings.memory.learned_tokens * num_layers, len(slots))
         some = torch.linspace(0, len(slots) - 1, number, device=slots.device).long()
         learned[name] = slots[some], weights[some]
     return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, settings.memory, rate, curvatures), learned

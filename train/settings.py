@@ -54,8 +54,8 @@ class MemorySettings(BaseModel):
     learned_tokens: int = Field(
         1000,
         ge=1,
-        description="how many tokens of the new text become background; where further corpora follow, all of them "
-        "protect it best, at 0.4 KB of the patch for each and table",
+        description="of the rule natural: how many tokens of the new text become background; more of them protect "
+        "more of it and weigh more, at 0.4 KB of patch and adapter (4 heads, top_k=16) a token and table",
     )
     background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all that ship")
     own_texts: int = Field(

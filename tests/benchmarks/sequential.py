@@ -55,8 +55,12 @@ class Run:
         return "-".join([*words, f"seed{self.seed}"])
 
 
+# All tokens of a corpus become background of the next ones, in place of a thousand.
+MEMORY: Json = {"memory.learned_tokens": 4000}
+
+
 def quick_runs() -> list[Run]:
-    return [Run("full", 1e-4), Run("lora", 2e-4), Run("memory", 0.02)]
+    return [Run("full", 1e-4), Run("lora", 2e-4), Run("memory", 0.04, 0, MEMORY)]
 
 
 def full_runs() -> list[Run]:
@@ -65,11 +69,16 @@ def full_runs() -> list[Run]:
         ("full", 1e-4),
         ("lora", 1e-4),
         ("lora", 2e-4),
-        ("memory", 0.01),
         ("memory", 0.02),
+        ("memory", 0.04),
     ]
     changes: list[Json] = [{}, {"replay_share": 0.05}]
-    return [Run(*each, seed, change) for seed in (0, 1, 2) for change in changes for each in rates]
+    return [
+        Run(method, rate, seed, change | (MEMORY if method == "memory" else {}))
+        for seed in (0, 1, 2)
+        for change in changes
+        for method, rate in rates
+    ]
 
 
 class Bench:

@@ -145,12 +145,14 @@ def test_what_was_learned_counts_as_much_as_is_asked(tiny_model, tmp_path):
     assert weights.float().square().sum() == pytest.approx(4 * single.float().square().sum().item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("number", [1, 7])
-def test_as_many_learned_tokens_become_background_as_are_asked_for(tiny_model, tmp_path, number):
-    """Beside the patch's own rows: its reads are what the number of tokens costs."""
-    run = train(tiny_model, "memory", tmp_path, num_tokens=200, memory={"learned_tokens": number})
+@pytest.mark.parametrize(("number", "shared"), [(1, False), (7, False), (7, True)])
+def test_as_many_learned_tokens_become_background_as_are_asked_for(tiny_model, tmp_path, number, shared):
+    """In each layer that reads a table."""
+    memory = {"learned_tokens": number, "shared_values": shared}
+    run = train(tiny_model, "memory", tmp_path, num_tokens=200, memory=memory)
     patch = read_patch(run.folder / "patch.safetensors")
-    assert {len(patch.tensors[f"{table}.learned_reads"]) for table in patch.tables} == {number}
+    reads = [len(patch.tensors[f"{table}.learned_reads"]) for table in patch.tables]
+    assert reads == ([2 * number] if shared else [number, number])
 
 
 def test_a_memory_comes_with_the_patch_that_leads_to_it(runs, tmp_path):
