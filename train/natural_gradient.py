@@ -66,7 +66,7 @@ def curvature(
         raise ValueError("train.memory.update_rule=natural: it is not known how generic text reads this memory")
     num_slots = len(background.counts)
     covariance = read_covariance((background.slots, background.weights), rows, num_slots)
-    covariance *= len(background.slots) / num_generic
+    covariance *= len(background.slots) / num_generic  # what was learned is added to the mean over generic tokens
     # Over all slots, read or not: the mean does not depend on which rows were chosen.
     mean_square = _mean_square(background.weights, num_heads) / num_slots
     covariance.diagonal().add_(damping * mean_square.to(covariance))

@@ -187,9 +187,8 @@ def test_a_curvature_that_cannot_be_inverted_says_what_to_change():
 
 def test_an_inverse_beyond_single_precision_is_refused_with_the_same_words():
     found = Background(torch.zeros(SLOTS), 0, gradients=torch.eye(WIDTH))
-    found.add_reads(
-        torch.tensor([[1], [2]]), torch.full((2, 1), float(HEADS))
-    )  # the other rows have the damping alone
+    # The other rows have the damping alone.
+    found.add_reads(torch.tensor([[1], [2]]), torch.full((2, 1), float(HEADS)))
     assert curvature(found, ROWS, HEADS, 1e-35).read_inverse.isfinite().all()
     with pytest.raises(ValueError, match=r"too uneven to be inverted: raise train\.memory\.damping=1e-40"):
         curvature(found, ROWS, HEADS, 1e-40)
