@@ -51,24 +51,32 @@ class ValueTable(nn.Module):
 
     def row_gradients(self, rows: Tensor) -> Tensor:
         """(t, D) exact loss gradients of the value rows `rows` (t,), summed over the reads."""
-        order = rows.argsort()
-        ordered = rows[order]
         total = torch.zeros(len(rows), self.values.shape[1], device=rows.device)
         for read in self.reads:
-            place = torch.searchsorted(ordered, read.slots).clamp_max(len(rows) - 1)
-            token, column = (ordered[place] == read.slots).nonzero(as_tuple=True)
-            target = order[place[token, column]]
-            by_target = target.argsort(stable=True)
-            token, column = token[by_target], column[by_target]
-            lengths = torch.bincount(target, minlength=len(rows))
-            total += F.embedding_bag(
-                token,
-                read.output_gradient.float(),
-                lengths.cumsum(0) - lengths,
-                mode="sum",
-                per_sample_weights=read.weights[token, column].float(),
-            )
+            total += sum_by_row(rows, read.slots, read.weights, read.output_gradient.float())
         return total
+
+
+def sum_by_row(rows: Tensor, slots: Tensor, weights: Tensor, vectors: Tensor) -> Tensor:
+    """(t, W) for each row, over the tokens that read it: the sum of their read weights times their vectors.
+
+    rows (t,); slots and weights (M, R) of M tokens, vectors (M, W).
+    """
+    order = rows.argsort()
+    ordered = rows[order]
+    place = torch.searchsorted(ordered, slots).clamp_max(len(rows) - 1)
+    token, column = (ordered[place] == slots).nonzero(as_tuple=True)
+    target = order[place[token, column]]
+    by_target = target.argsort(stable=True)
+    token, column = token[by_target], column[by_target]
+    lengths = torch.bincount(target, minlength=len(rows))
+    return F.embedding_bag(
+        token,
+        vectors,
+        lengths.cumsum(0) - lengths,
+        mode="sum",
+        per_sample_weights=weights[token, column].to(vectors),
+    )
 
 
 class ProductKeyMemory(nn.Module):

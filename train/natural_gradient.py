@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from active_reading.train.memory import sum_by_row
 from active_reading.train.slots import Background
 
 Reads = tuple[Tensor, Tensor]  # slots and weights, both (M, R)
@@ -111,14 +112,19 @@ def _inverse(matrix: Tensor) -> Tensor:
 
 
 def read_covariance(reads: Reads, rows: Tensor, num_slots: int) -> Tensor:
-    """(t, t) mean over tokens of the products of their read weights, for rows (t,) of a table of `num_slots`."""
+    """(t, t) mean over tokens of the products of their read weights, for rows (t,) of a table of `num_slots`.
+
+    A token reads few of the rows: a product of matrices would be nearly all zeros.
+    """
     slots, weights = reads
-    place = torch.full((num_slots,), len(rows))
-    place[rows.cpu()] = torch.arange(len(rows))
+    place = torch.full((num_slots,), len(rows), device=rows.device)
+    place[rows] = torch.arange(len(rows), device=rows.device)
     total = torch.zeros(len(rows), len(rows), device=rows.device)
     for block_slots, block_weights in zip(slots.split(BLOCK), weights.split(BLOCK), strict=True):
-        spread = torch.zeros(len(block_slots), len(rows) + 1, device=rows.device)  # the last column: all other rows
+        block_slots = block_slots.to(rows)
         # In bf16, as a background keeps them: sums of so few bits are the same in any order, on a GPU too.
-        spread.scatter_add_(1, place[block_slots.long().cpu()].to(rows.device), block_weights.bfloat16().to(spread))
-        total += spread[:, :-1].T @ spread[:, :-1]
+        block_weights = block_weights.to(rows.device, torch.bfloat16).float()
+        spread = torch.zeros(len(block_slots), len(rows) + 1, device=rows.device)  # the last column: all other rows
+        spread.scatter_add_(1, place[block_slots], block_weights)
+        total += sum_by_row(rows, block_slots, block_weights, spread[:, :-1].contiguous())
     return total / len(slots)
