@@ -14,6 +14,7 @@ from active_reading.train.batches import Sequence
 from active_reading.train.load import base_of, load_model
 from active_reading.train.natural_gradient import Reads
 from active_reading.train.patch import difference, write_patch
+from active_reading.train.precision import keep_frozen_in_bf16
 from active_reading.train.prepared import fresh_memory
 from active_reading.train.row_optimizer import row_optimizer
 from active_reading.train.settings import LoraSettings, Method, TrainSettings
@@ -110,6 +111,7 @@ def make_student(
     if method == "memory":
         adapter = _fit_memory(model, base_model, tokenizer, settings, memories)
         optimizer, learned_reads = row_optimizer(model, adapter, tokenizer, settings, sequences)
+        keep_frozen_in_bf16(model)
         return Student(
             model,
             tokenizer,
@@ -123,6 +125,8 @@ def make_student(
         )
     if method == "lora":
         model = _add_lora(model, settings.lora)
+        if not fsdp_is_asked_for():  # which shares out weights of one format
+            keep_frozen_in_bf16(model)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Student(model, tokenizer, base_model, method, trainable)
 

@@ -6,19 +6,21 @@ import pytest
 import torch
 from training import EACH_METHOD, logits, read_metrics, train
 
-from active_reading.train import precision
+from active_reading.train import precision, student
 from active_reading.train.load import load_model
 from active_reading.train.precision import compute_dtype
 
 
 @EACH_METHOD
 def test_every_method_learns_in_bf16(monkeypatch, tiny_model, tmp_path, method):
-    """With the distance to the base in the objective; the weights stay fp32."""
+    """With the distance to the base in the objective; the weights that learn stay fp32."""
     monkeypatch.setattr(precision, "compute_dtype", lambda: torch.bfloat16)
     formats: set[torch.dtype] = set()
 
     def look(step: int, model: Any) -> None:
-        formats.update(parameter.dtype for parameter in model.parameters())
+        formats.update(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)
+        if method == "memory":
+            formats.update(table.values.dtype for table in model.memory_adapter.tables.values())
 
     run = train(tiny_model, method, tmp_path / "out", on_step=look, kl_weight=0.01)
     losses = [line["loss"] for line in read_metrics(run.folder)]
@@ -27,6 +29,22 @@ def test_every_method_learns_in_bf16(monkeypatch, tiny_model, tmp_path, method):
     trained = logits(load_model(run.folder))
     assert torch.isfinite(trained).all()
     assert not torch.allclose(trained, logits(load_model(tiny_model)), atol=0.1)
+
+
+@pytest.mark.parametrize("method", ["lora", "memory"])
+def test_frozen_weights_in_bf16_teach_the_same(monkeypatch, tiny_model, tmp_path, method):
+    monkeypatch.setattr(precision, "compute_dtype", lambda: torch.bfloat16)
+    linear: list[torch.dtype] = []
+
+    def look(step: int, model: Any) -> None:
+        linear.extend({p.dtype for name, p in model.named_parameters() if "proj" in name and "lora_" not in name})
+
+    halved = train(tiny_model, method, tmp_path / "halved", on_step=look, kl_weight=0.01)
+    assert set(linear) == {torch.bfloat16}
+    monkeypatch.setattr(student, "keep_frozen_in_bf16", lambda model: None)
+    whole = train(tiny_model, method, tmp_path / "whole", on_step=look, kl_weight=0.01)
+    assert set(linear) == {torch.bfloat16, torch.float32}
+    assert torch.equal(logits(load_model(halved.folder)), logits(load_model(whole.folder)))
 
 
 def test_autocast_follows_the_format(monkeypatch):
