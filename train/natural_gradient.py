@@ -62,17 +62,19 @@ def curvature(
     Raises ValueError when the background has no reads of generic text, or none with a gradient, and when the
     curvature has too little damping to be inverted.
     """
-    num_generic = _num_generic(background.weights, num_heads)
+    weights = background.weights.float()
+    counted = weights.sum(1) / num_heads  # 1 for generic tokens: what was learned counts otherwise
+    num_generic = int(((counted - 1).abs() < 0.01).sum())  # bf16 adds up to 0.004
     if not num_generic:
         raise ValueError("train.memory.update_rule=natural: it is not known how generic text reads this memory")
     num_slots = len(background.counts)
-    covariance = read_covariance((background.slots, background.weights), rows, num_slots)
-    covariance *= len(background.slots) / num_generic  # what was learned is added to the mean over generic tokens
+    # What was learned is added to the mean over generic tokens.
+    covariance = read_products((background.slots, background.weights), rows, num_slots) / num_generic
     # Over all slots, read or not: the mean does not depend on which rows were chosen.
-    mean_square = _mean_square(background.weights, num_heads) / num_slots
+    mean_square = (weights / counted[:, None]).square().sum() / (len(weights) * num_slots)
     covariance.diagonal().add_(damping * mean_square.to(covariance))
     if new_reads is not None and new_text_weight:
-        covariance += new_text_weight * read_covariance(new_reads, rows, num_slots)
+        covariance += new_text_weight / len(new_reads[0]) * read_products(new_reads, rows, num_slots)
     gradients = background.gradients.to(rows.device, copy=True)
     mean_gradient = gradients.diagonal().mean()
     if not mean_gradient > 0:
@@ -88,18 +90,6 @@ def curvature(
         ) from None
 
 
-def _num_generic(weights: Tensor, num_heads: int) -> int:
-    """Tokens that count once, by their read weights (M, R): what was learned counts otherwise."""
-    return int(((weights.float().sum(1) / num_heads - 1).abs() < 0.01).sum())  # bf16 adds up to 0.004
-
-
-def _mean_square(weights: Tensor, num_heads: int) -> Tensor:
-    """Mean over tokens of the squared norm of their read weights (M, R), each token scaled to count once."""
-    weights = weights.float()
-    once = weights * (num_heads / weights.sum(1, keepdim=True))
-    return once.square().sum() / len(once)
-
-
 def _inverse(matrix: Tensor) -> Tensor:
     """Of a positive definite matrix; LinAlgError where that is infinite in the matrix's own precision.
 
@@ -111,8 +101,8 @@ def _inverse(matrix: Tensor) -> Tensor:
     return inverse
 
 
-def read_covariance(reads: Reads, rows: Tensor, num_slots: int) -> Tensor:
-    """(t, t) mean over tokens of the products of their read weights, for rows (t,) of a table of `num_slots`.
+def read_products(reads: Reads, rows: Tensor, num_slots: int) -> Tensor:
+    """(t, t) sum over tokens of the products of their read weights, for rows (t,) of a table of `num_slots`.
 
     A token reads few of the rows: a product of matrices would be nearly all zeros.
     """
@@ -127,4 +117,4 @@ def read_covariance(reads: Reads, rows: Tensor, num_slots: int) -> Tensor:
         spread = torch.zeros(len(block_slots), len(rows) + 1, device=rows.device)  # the last column: all other rows
         spread.scatter_add_(1, place[block_slots], block_weights)
         total += sum_by_row(rows, block_slots, block_weights, spread[:, :-1].contiguous())
-    return total / len(slots)
+    return total

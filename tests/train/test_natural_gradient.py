@@ -9,7 +9,7 @@ from torch import Tensor
 
 from active_reading.train.adapter_files import pack_reads, together, unpack_reads, without
 from active_reading.train.memory import Read, ValueTable
-from active_reading.train.natural_gradient import Curvature, curvature, read_covariance
+from active_reading.train.natural_gradient import Curvature, curvature, read_products
 from active_reading.train.settings import MemorySettings
 from active_reading.train.slots import Background
 from active_reading.train.sparse_optimizer import NaturalRowOptimizer
@@ -54,16 +54,16 @@ def disturbance(change: Tensor, damping: float) -> float:
 
 
 @pytest.mark.parametrize("block", [1, 7, 4096])
-def test_the_covariance_of_reads_is_that_of_the_dense_read_weights(monkeypatch, block):
+def test_the_products_of_reads_are_those_of_the_dense_read_weights(monkeypatch, block):
     monkeypatch.setattr("active_reading.train.natural_gradient.BLOCK", block)
     reads = spread(background())[:, ROWS]
-    found = read_covariance((background().slots, background().weights), ROWS, SLOTS)
-    torch.testing.assert_close(found, reads.T @ reads / 40)
+    found = read_products((background().slots, background().weights), ROWS, SLOTS)
+    torch.testing.assert_close(found, reads.T @ reads)
 
 
 def test_reads_of_one_slot_by_several_heads_add_up():
     reads = torch.tensor([[5, 5, 2]]), torch.tensor([[0.25, 0.5, 1.0]])
-    assert read_covariance(reads, torch.tensor([5]), SLOTS).item() == pytest.approx(0.75**2)
+    assert read_products(reads, torch.tensor([5]), SLOTS).item() == pytest.approx(0.75**2)
 
 
 @pytest.mark.parametrize("damping", [0.01, 1.0])
