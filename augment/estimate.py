@@ -18,7 +18,8 @@ from active_reading.augment.generate import Progress, generate
 from active_reading.augment.keys import key_of_id
 from active_reading.augment.ledger import Ledger
 from active_reading.augment.limits import BudgetSettings
-from active_reading.augment.plan import GenerateSettings, ModelIdentity, Plan, Planner
+from active_reading.augment.plan import ModelIdentity, Plan, Planner
+from active_reading.augment.settings import GenerateSettings
 
 COUNTS = ("requests", "prompt_tokens", "completion_tokens")
 

@@ -23,7 +23,8 @@ from active_reading.augment.keys import KeySet
 from active_reading.augment.ledger import SCHEMA, Ledger
 from active_reading.augment.limits import LimitReached, Limits
 from active_reading.augment.parallel import ParallelEngine
-from active_reading.augment.plan import GenerateSettings, ModelIdentity, Plan, Planner, Request, Work
+from active_reading.augment.plan import ModelIdentity, Plan, Planner, Request, Work
+from active_reading.augment.settings import GenerateSettings
 from active_reading.prompts.render import VARIABLES
 
 Progress = Callable[[int, int, str, str], None]  # done, of how many, of what, and a note

@@ -23,9 +23,10 @@ from active_reading.augment.funnel import STATUS, check_requests, request_counts
 from active_reading.augment.generate import Progress, generate
 from active_reading.augment.grounding import OPENERS
 from active_reading.augment.ledger import Ledger
-from active_reading.augment.plan import GenerateSettings, ModelIdentity, TemplateUse
+from active_reading.augment.plan import ModelIdentity
 from active_reading.augment.planting import falsified, names_in
 from active_reading.augment.quantities import numbers
+from active_reading.augment.settings import GenerateSettings, TemplateUse
 from active_reading.prompts.render import JUDGING, VARIABLES
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ import yaml
 from active_reading.augment.card import RECIPE
 from active_reading.augment.chunk import find_headings, heading_above
 from active_reading.augment.export import scan_text
-from active_reading.augment.plan import GenerateSettings, ModelIdentity, Plan, Planner, Request
+from active_reading.augment.plan import ModelIdentity, Plan, Planner, Request
+from active_reading.augment.settings import GenerateSettings
 from active_reading.augment.versions import Version
 
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from active_reading.augment.identity import content_hash, file_hash
-from active_reading.augment.plan import GenerateSettings, ModelIdentity
+from active_reading.augment.plan import ModelIdentity
+from active_reading.augment.settings import GenerateSettings
 from active_reading.eval.grade import GRADING, describe_grades, doubt
 from active_reading.eval.made_questions import (
     READING,

@@ -18,7 +18,7 @@ from active_reading.augment.export import ExportSettings
 from active_reading.augment.filter import FilterSettings
 from active_reading.augment.ingest import DATASET, IngestSettings
 from active_reading.augment.judge import JudgeSettings
-from active_reading.augment.plan import GenerateSettings
+from active_reading.augment.settings import GenerateSettings
 from active_reading.augment.sources import is_url
 from active_reading.eval.settings import EvaluateSettings
 from active_reading.train.settings import TrainSettings, complaint

@@ -12,7 +12,8 @@ from active_reading.augment.engine import TOO_LONG, Completion
 from active_reading.augment.funnel import STATUS, check_requests, request_counts
 from active_reading.augment.generate import Generated, generate
 from active_reading.augment.ledger import Ledger
-from active_reading.augment.plan import GenerateSettings, ModelIdentity, TemplateUse
+from active_reading.augment.plan import ModelIdentity
+from active_reading.augment.settings import GenerateSettings, TemplateUse
 
 WANTED, CAP = 2, 5
 PARAPHRASE = TemplateUse(template="paraphrase", replicates=WANTED, attempts=CAP)

@@ -10,7 +10,8 @@ from active_reading.augment.estimate import describe, estimate
 from active_reading.augment.generate import generate
 from active_reading.augment.ledger import Ledger
 from active_reading.augment.limits import BudgetSettings, PriceSettings
-from active_reading.augment.plan import GenerateSettings, ModelIdentity, TemplateUse
+from active_reading.augment.plan import ModelIdentity
+from active_reading.augment.settings import GenerateSettings, TemplateUse
 
 MODEL = ModelIdentity("tiny", "r1")
 TEMPLATES = [

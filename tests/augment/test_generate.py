@@ -13,7 +13,8 @@ from active_reading.augment.engine import TOO_LONG, Completion, EchoEngine, Engi
 from active_reading.augment.funnel import REJECTION, check_requests, rejection_counts, request_counts
 from active_reading.augment.generate import generate, make_engine
 from active_reading.augment.ledger import SCHEMA, Ledger
-from active_reading.augment.plan import GenerateSettings, ModelIdentity, TemplateUse
+from active_reading.augment.plan import ModelIdentity
+from active_reading.augment.settings import GenerateSettings, TemplateUse
 
 MODEL = ModelIdentity("tiny", "r1")
 TEXTS = {

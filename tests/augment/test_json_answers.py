@@ -4,14 +4,8 @@ import pytest
 
 from active_reading.augment.filter import parse_pairs
 from active_reading.augment.json_answers import plain_answer
-from active_reading.augment.plan import (
-    GenerateSettings,
-    ModelIdentity,
-    Plan,
-    Planner,
-    TemplateUse,
-    parse_strategies,
-)
+from active_reading.augment.plan import ModelIdentity, Plan, Planner, parse_strategies
+from active_reading.augment.settings import GenerateSettings, TemplateUse
 from active_reading.prompts.render import load_template
 
 PAIRS = (

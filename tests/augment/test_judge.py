@@ -21,8 +21,9 @@ from active_reading.augment.judge import (
     plant,
 )
 from active_reading.augment.ledger import Ledger
-from active_reading.augment.plan import GenerateSettings, ModelIdentity, Planner, TemplateUse
+from active_reading.augment.plan import ModelIdentity, Planner
 from active_reading.augment.planting import falsified
+from active_reading.augment.settings import GenerateSettings, TemplateUse
 
 ANSWERS = {"paraphrase": "text", "questions": "questions"}
 

@@ -11,7 +11,8 @@ from active_reading.augment.engine import Completion, EchoEngine
 from active_reading.augment.generate import generate
 from active_reading.augment.ledger import Ledger
 from active_reading.augment.limits import WINDOW, BudgetSettings, LimitReached, Limits, PriceSettings
-from active_reading.augment.plan import GenerateSettings, ModelIdentity, TemplateUse
+from active_reading.augment.plan import ModelIdentity
+from active_reading.augment.settings import GenerateSettings, TemplateUse
 
 
 def limits(**budget: Any) -> Limits:

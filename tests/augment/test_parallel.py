@@ -9,7 +9,7 @@ import pytest
 from active_reading.augment.engine import Completion, EchoEngine, Sampling
 from active_reading.augment.generate import device_groups
 from active_reading.augment.parallel import RUN, ParallelEngine
-from active_reading.augment.plan import GenerateSettings
+from active_reading.augment.settings import GenerateSettings
 
 SAMPLING = Sampling(0.7, 1.0, 32, 7)
 

@@ -9,15 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from active_reading.augment.plan import (
-    GenerateSettings,
-    ModelIdentity,
-    Plan,
-    Planner,
-    Request,
-    TemplateUse,
-    parse_strategies,
-)
+from active_reading.augment.plan import ModelIdentity, Plan, Planner, Request, parse_strategies
+from active_reading.augment.settings import GenerateSettings, TemplateUse
 
 MODEL = ModelIdentity("tiny", "r1")
 TEXTS = {

@@ -28,7 +28,8 @@ import polars as pl
 from active_reading.augment.engine import Completion, EchoEngine, Engine
 from active_reading.augment.generate import generate, make_engine
 from active_reading.augment.ledger import Ledger
-from active_reading.augment.plan import GenerateSettings, ModelIdentity, TemplateUse
+from active_reading.augment.plan import ModelIdentity
+from active_reading.augment.settings import GenerateSettings, TemplateUse
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import DEFAULT_MODEL
 

@@ -37,7 +37,8 @@ from active_reading.augment.funnel import check_requests, request_counts
 from active_reading.augment.generate import generate
 from active_reading.augment.ingest import IngestSettings, read_documents
 from active_reading.augment.ledger import Ledger
-from active_reading.augment.plan import GenerateSettings, ModelIdentity, Plan, Planner, TemplateUse
+from active_reading.augment.plan import ModelIdentity, Plan, Planner
+from active_reading.augment.settings import GenerateSettings, TemplateUse
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import DEFAULT_MODEL, DEMO
 from active_reading.prompts.render import load_template

@@ -22,7 +22,8 @@ from faithfulness import DEMO, SETS, paraphrases
 from active_reading.augment.generate import make_engine
 from active_reading.augment.judge import JudgeSettings, judge_texts, make_ask
 from active_reading.augment.ledger import Ledger
-from active_reading.augment.plan import GenerateSettings, ModelIdentity
+from active_reading.augment.plan import ModelIdentity
+from active_reading.augment.settings import GenerateSettings
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import DEFAULT_MODEL
 

@@ -23,7 +23,8 @@ import polars as pl
 from active_reading.augment.engine import EchoEngine
 from active_reading.augment.keys import request_id
 from active_reading.augment.ledger import SCHEMA, Ledger
-from active_reading.augment.plan import GenerateSettings, ModelIdentity, Plan, Planner, TemplateUse
+from active_reading.augment.plan import ModelIdentity, Plan, Planner
+from active_reading.augment.settings import GenerateSettings, TemplateUse
 
 SEGMENT_ROWS = 100_000
 REPLICATES = 2
