@@ -151,7 +151,8 @@ class AfterStep(TrainerCallback):
         self.on_step, self.trained = on_step, model
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.on_step(state.global_step, self.trained)
+        with precision.autocast(args.device):  # what a model calls beside its own forward pass needs it, too
+            self.on_step(state.global_step, self.trained)
 
 
 class Watcher(TrainerCallback):

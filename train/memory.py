@@ -60,7 +60,7 @@ class ValueTable(nn.Module):
 def sum_by_row(rows: Tensor, slots: Tensor, weights: Tensor, vectors: Tensor) -> Tensor:
     """(t, W) for each row, over the tokens that read it: the sum of their read weights times their vectors.
 
-    rows (t,); slots and weights (M, R) of M tokens, vectors (M, W).
+    rows (t,), at least one and each once; slots and weights (M, R) of M tokens, vectors (M, W).
     """
     order = rows.argsort()
     ordered = rows[order]

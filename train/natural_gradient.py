@@ -63,18 +63,18 @@ def curvature(
     curvature has too little damping to be inverted.
     """
     weights = background.weights.float()
-    counted = weights.sum(1) / num_heads  # 1 for generic tokens: what was learned counts otherwise
-    num_generic = int(((counted - 1).abs() < 0.01).sum())  # bf16 adds up to 0.004
+    times = weights.sum(1) / num_heads  # that a token counts: once if it is generic, otherwise if it was learned
+    num_generic = int(((times - 1).abs() < 0.01).sum())  # bf16 adds up to 0.004
     if not num_generic:
         raise ValueError("train.memory.update_rule=natural: it is not known how generic text reads this memory")
     num_slots = len(background.counts)
     # What was learned is added to the mean over generic tokens.
     covariance = read_products((background.slots, background.weights), rows, num_slots) / num_generic
     # Over all slots, read or not: the mean does not depend on which rows were chosen.
-    mean_square = (weights / counted[:, None]).square().sum() / (len(weights) * num_slots)
+    mean_square = (weights / times[:, None]).square().sum() / (len(weights) * num_slots)
     covariance.diagonal().add_(damping * mean_square.to(covariance))
     if new_reads is not None and new_text_weight:
-        covariance += new_text_weight / len(new_reads[0]) * read_products(new_reads, rows, num_slots)
+        covariance += new_text_weight * read_products(new_reads, rows, num_slots) / len(new_reads[0])
     gradients = background.gradients.to(rows.device, copy=True)
     mean_gradient = gradients.diagonal().mean()
     if not mean_gradient > 0:
@@ -104,7 +104,8 @@ def _inverse(matrix: Tensor) -> Tensor:
 def read_products(reads: Reads, rows: Tensor, num_slots: int) -> Tensor:
     """(t, t) sum over tokens of the products of their read weights, for rows (t,) of a table of `num_slots`.
 
-    A token reads few of the rows: a product of matrices would be nearly all zeros.
+    Row i of it: what the tokens that read i read, summed by how much they read i. A token reads few of the rows: a
+    product of matrices would be nearly all zeros.
     """
     slots, weights = reads
     place = torch.full((num_slots,), len(rows), device=rows.device)
@@ -112,9 +113,9 @@ def read_products(reads: Reads, rows: Tensor, num_slots: int) -> Tensor:
     total = torch.zeros(len(rows), len(rows), device=rows.device)
     for block_slots, block_weights in zip(slots.split(BLOCK), weights.split(BLOCK), strict=True):
         block_slots = block_slots.to(rows)
-        # In bf16, as a background keeps them: sums of so few bits are the same in any order, on a GPU too.
-        block_weights = block_weights.to(rows.device, torch.bfloat16).float()
+        block_weights = block_weights.to(rows.device, torch.bfloat16).float()  # as a background keeps them
         spread = torch.zeros(len(block_slots), len(rows) + 1, device=rows.device)  # the last column: all other rows
+        # Several heads may read one row: a few numbers of so few bits have the same sum in any order, on a GPU too.
         spread.scatter_add_(1, place[block_slots], block_weights)
         total += sum_by_row(rows, block_slots, block_weights, spread[:, :-1].contiguous())
     return total

@@ -1,4 +1,4 @@
-"""Precision: which number format is fast here."""
+"""Precision: which number format is fast here, for what is computed and what is stored."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -25,15 +25,16 @@ def autocast(device: torch.device) -> AbstractContextManager[None]:
 
 
 def keep_frozen_in_bf16(model: Any) -> None:
-    """Where autocast is on, store the weights of linear layers that do not learn as it would cast them each time.
+    """Store frozen linear layers in bf16 where training runs in it: autocast would cast them in every pass.
 
-    What is computed under autocast stays the same, bit for bit, without the casts and in half the memory. An
-    embedding that is the output layer, too, stays in fp32: it is read outside of linear layers.
+    What is computed under autocast stays the same, bit for bit, in half the memory. A layer of another type may
+    read its weights outside of autocast: it stays as it is, with all that it shares (an embedding that is the
+    output layer, too).
     """
     if compute_dtype() is not torch.bfloat16:
         return
-    embedding = model.get_input_embeddings().weight
+    others = (module for module in model.modules() if type(module) is not nn.Linear)
+    shared = {id(parameter) for module in others for parameter in module.parameters(recurse=False)}
     for module in model.modules():
-        frozen = not any(parameter.requires_grad for parameter in module.parameters())
-        if isinstance(module, nn.Linear) and frozen and module.weight is not embedding:
+        if type(module) is nn.Linear and not any(p.requires_grad or id(p) in shared for p in module.parameters()):
             module.to(torch.bfloat16)

@@ -103,15 +103,19 @@ def make_student(
     model = load_model(base_model)
     _check_context(model, settings)
     _check_method(model, base_model, method)
+    if settings.packing:
+        check_packing(model)
+    if method == "lora":
+        model = _add_lora(model, settings.lora)
+    elif method == "memory":
+        model.requires_grad_(False)
+        keep_frozen_in_bf16(model)
     if torch.cuda.is_available() and not fsdp_is_asked_for():
         # Before the Trainer would: the background pass runs there too. FSDP takes its shares from the CPU.
         model = model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
-    if settings.packing:
-        check_packing(model)
     if method == "memory":
         adapter = _fit_memory(model, base_model, tokenizer, settings, memories)
         optimizer, learned_reads = row_optimizer(model, adapter, tokenizer, settings, sequences)
-        keep_frozen_in_bf16(model)
         return Student(
             model,
             tokenizer,
@@ -123,10 +127,6 @@ def make_student(
             memory_files(model, str(base_of(base_model))),
             learned_reads,
         )
-    if method == "lora":
-        model = _add_lora(model, settings.lora)
-        if not fsdp_is_asked_for():  # which shares out weights of one format
-            keep_frozen_in_bf16(model)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Student(model, tokenizer, base_model, method, trainable)
 
@@ -182,8 +182,7 @@ def _check_method(model: Any, base_model: str, method: Method) -> None:
 def _fit_memory(
     model: Any, base_model: str, tokenizer: Any, settings: TrainSettings, memories: Path | None
 ) -> MemoryAdapter:
-    """The memories that the model brings, or fresh ones, warmed if that is asked for; all else is frozen."""
-    model.requires_grad_(False)
+    """The memories that the model brings, or fresh ones, warmed if that is asked for."""
     if adapter := cast(MemoryAdapter | None, getattr(model, "memory_adapter", None)):
         kept = ("layers", "num_keys", "num_heads", "top_k", "key_width", "shared_values", "codebooks")
         for name in kept:
@@ -207,4 +206,8 @@ def _add_lora(model: Any, settings: LoraSettings) -> Any:
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    return get_peft_model(model, config)
+    model = get_peft_model(model, config)
+    # An adapter that is trained on may be another program's, and save frozen layers, too. Not tried under FSDP.
+    if not fsdp_is_asked_for():
+        keep_frozen_in_bf16(model)
+    return model

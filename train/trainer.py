@@ -2,8 +2,8 @@
 
 In: texts and a base model. Out: a folder that `load.load_model` opens (the whole model, a LoRA adapter, or
 a memory adapter with the patch that leads to it), `metrics.jsonl` (loss per step) and a summary.
-Weights are fp32, with bf16 autocast where that is fast; a sequence sees only itself. Under `accelerate launch`
-or `torchrun` the sequences of each batch are shared out among the processes.
+Weights that learn are fp32, with bf16 autocast where that is fast; a sequence sees only itself. Under
+`accelerate launch` or `torchrun` the sequences of each batch are shared out among the processes.
 """
 
 import json
@@ -38,9 +38,9 @@ def train_model(
     """Train `base_model` on `texts` and save the result in `folder`.
 
     `base_model` is a folder or a Hugging Face id, or a folder that the same method made: it is trained on.
-    `groups` names the chunk of each text, for `group_by: chunk`. `on_step(step, model)` is called after each
-    step. Fresh memories are kept in the folder `memories` for other trainings on the same base. Where `folder`
-    holds checkpoints of the same training, it goes on from the last one.
+    `groups` names the chunk of each text, for `group_by: chunk`. `on_step(step, model)` is called after each step,
+    under the training's autocast. Fresh memories are kept in the folder `memories` for other trainings on the same
+    base. Where `folder` holds checkpoints of the same training, it goes on from the last one.
     Returns tokens, steps, seconds, final loss, trainable and touched parameters, and for memories how evenly
     generic text uses their slots.
     Raises ValueError for an empty data set, a model that memory does not fit or that packing does not, texts

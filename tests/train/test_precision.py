@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from training import EACH_METHOD, logits, read_metrics, train
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from active_reading.train import precision, student
 from active_reading.train.load import load_model
@@ -38,6 +39,8 @@ def test_frozen_weights_in_bf16_teach_the_same(monkeypatch, tiny_model, tmp_path
 
     def look(step: int, model: Any) -> None:
         linear.extend({p.dtype for name, p in model.named_parameters() if "proj" in name and "lora_" not in name})
+        if step == 1:  # beside the forward pass that the Trainer put under autocast
+            model.generate(torch.tensor([[1, 2]]), max_new_tokens=2, pad_token_id=0)
 
     halved = train(tiny_model, method, tmp_path / "halved", on_step=look, kl_weight=0.01)
     assert set(linear) == {torch.bfloat16}
@@ -45,6 +48,20 @@ def test_frozen_weights_in_bf16_teach_the_same(monkeypatch, tiny_model, tmp_path
     whole = train(tiny_model, method, tmp_path / "whole", on_step=look, kl_weight=0.01)
     assert set(linear) == {torch.bfloat16, torch.float32}
     assert torch.equal(logits(load_model(halved.folder)), logits(load_model(whole.folder)))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_weight_that_an_embedding_reads_too_stays_in_fp32(monkeypatch, tied):
+    monkeypatch.setattr(precision, "compute_dtype", lambda: torch.bfloat16)
+    sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1, tie_word_embeddings=tied)).requires_grad_(
+        False
+    )
+    precision.keep_frozen_in_bf16(model)
+    assert model.model.embed_tokens.weight.dtype is torch.float32
+    assert model.lm_head.weight.dtype is (torch.float32 if tied else torch.bfloat16)
+    assert model.model.norm.weight.dtype is torch.float32
+    assert model.model.layers[0].mlp.up_proj.weight.dtype is torch.bfloat16
 
 
 def test_autocast_follows_the_format(monkeypatch):
