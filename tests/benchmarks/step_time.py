@@ -3,10 +3,11 @@
     python tests/benchmarks/step_time.py [--quick] [--model FOLDER_OR_ID] [--tokens 512]
 
 One table of values, read in the default's five layers, of 16,384 and of 1,048,576 slots (keys at random: which
-slots are read does not change the work). `dense_masked` is the straightforward version: autograd's gradient of the
-whole table, all but the top t rows set to zero, AdamW. Every round takes one step of each variant in turn; the
-median over the rounds counts. Peak memory is measured in a fresh process per variant. The floor is the bytes of the
-rows that a step must read and write, at the memory bandwidth measured here.
+slots are read does not change the work), in the number format of a training on this machine. `dense_masked` is
+the straightforward version: autograd's gradient of the whole table, all but the top t rows set to zero, AdamW.
+Every round takes one step of each variant in turn; the median over the rounds counts. Peak memory is measured
+in a fresh process per variant. The floor is the bytes of the rows that a step must read and write, at the
+memory bandwidth measured here.
 The last line of standard output is one JSON object.
 """
 
@@ -30,6 +31,7 @@ from active_reading.flows.settings import DEFAULT_MODEL
 from active_reading.train.adapter import MemoryAdapter, attach_memory
 from active_reading.train.load import load_model
 from active_reading.train.natural_gradient import curvature
+from active_reading.train.precision import autocast, compute_dtype, keep_frozen_in_bf16
 from active_reading.train.settings import MemorySettings
 from active_reading.train.sparse_optimizer import NaturalRowOptimizer
 
@@ -75,6 +77,7 @@ def main() -> None:
         "tokens_per_step": arguments.tokens,
         "rounds": rounds,
         "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "format": str(compute_dtype()).removeprefix("torch."),
         "torch": torch.__version__,
     }
     print(json.dumps(result))
@@ -89,8 +92,10 @@ def build(name: str, model_name: str, tokens: int) -> Callable[[], None]:
     ids = torch.randint(0, model.config.vocab_size, (tokens // 64, 64), device=device)
     if name == "lora":
         optimizer: Any = _lora(model)
+        keep_frozen_in_bf16(model)
     else:
         model.requires_grad_(False)
+        keep_frozen_in_bf16(model)
         num_keys = 128 if name == "memory_16k" else 1024
         settings = MemorySettings(num_keys=num_keys, shared_values=True)
         adapter = attach_memory(model, settings)
@@ -98,7 +103,7 @@ def build(name: str, model_name: str, tokens: int) -> Callable[[], None]:
         optimizer = DenseMasked(adapter) if name == "dense_masked_1m" else _natural(model, adapter, ids)
 
     def step() -> None:
-        model(input_ids=ids, labels=ids).loss.backward()
+        forward_and_backward(model, ids)
         optimizer.step()
         optimizer.zero_grad()
         if device == "cuda":
@@ -107,6 +112,12 @@ def build(name: str, model_name: str, tokens: int) -> Callable[[], None]:
     step.optimizer = optimizer  # type: ignore[attr-defined]
     step.model, step.ids = model, ids  # type: ignore[attr-defined]
     return step
+
+
+def forward_and_backward(model: Any, ids: torch.Tensor) -> None:
+    with autocast(ids.device):
+        loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
 
 
 class DenseMasked:
@@ -154,10 +165,10 @@ def _natural(model: Any, adapter: MemoryAdapter, ids: torch.Tensor) -> NaturalRo
     """As in a training, on rows and costs from the one batch: which ones they are does not change the work."""
     (name,) = adapter.tables
     table, background = adapter.tables[name], adapter.backgrounds[name]
-    model(input_ids=ids, labels=ids).loss.backward()
+    forward_and_backward(model, ids)
     for read in table.reads:
         background.add_reads(read.slots, read.weights)
-    gradients = torch.cat([read.output_gradient for read in table.reads])
+    gradients = torch.cat([read.output_gradient.float() for read in table.reads])
     rows = table.access_counts()[0][:TOP_T]
     table.reads.clear()
     background.gradients = gradients.T @ gradients
@@ -176,7 +187,7 @@ def table_seconds(step: Any) -> float:
     """Seconds of choosing rows and moving them, without the model."""
     times = []
     for _ in range(3):
-        step.model(input_ids=step.ids, labels=step.ids).loss.backward()
+        forward_and_backward(step.model, step.ids)
         began = time.perf_counter()
         step.optimizer.step()
         times.append(time.perf_counter() - began)
