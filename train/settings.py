@@ -24,8 +24,8 @@ class MemorySettings(BaseModel):
     layers: list[NonNegativeInt] | None = Field(
         None,
         min_length=1,
-        description="decoder layers that get a memory; none: five, spread over the depth. Without early ones a step "
-        "is cheaper, and teaches less",
+        description="decoder layers that get a memory; none: five, spread over the depth. Without early ones a "
+        "step is cheaper, and teaches less",
     )
     num_keys: int = Field(128, ge=2, description="keys per half; the table has num_keys squared slots")
     num_heads: int = Field(4, ge=1)
