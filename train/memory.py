@@ -51,25 +51,30 @@ class ValueTable(nn.Module):
 
     def row_gradients(self, rows: Tensor) -> Tensor:
         """(t, D) exact loss gradients of the value rows `rows` (t,), summed over the reads."""
+        ascending, order = rows.sort()
         total = torch.zeros(len(rows), self.values.shape[1], device=rows.device)
         for read in self.reads:
-            total += sum_by_row(rows, read.slots, read.weights, read.output_gradient.float())
+            places = places_among(ascending, read.slots)
+            total[order] += sum_by_place(places, read.weights, read.output_gradient.float(), len(rows))
         return total
 
 
-def sum_by_row(rows: Tensor, slots: Tensor, weights: Tensor, vectors: Tensor) -> Tensor:
-    """(t, W) for each row, over the tokens that read it: the sum of their read weights times their vectors.
+def places_among(rows: Tensor, slots: Tensor) -> Tensor:
+    """Where each slot is among the rows (t,), ascending and at least one; t for a slot that is not among them."""
+    found = torch.searchsorted(rows, slots).clamp_max(len(rows) - 1)
+    return found.where(rows[found] == slots, len(rows))
 
-    rows (t,), at least one and each once; slots and weights (M, R) of M tokens, vectors (M, W).
+
+def sum_by_place(places: Tensor, weights: Tensor, vectors: Tensor, number: int) -> Tensor:
+    """(number, W) for each place below `number`, over the tokens that read it: the sum of weights times vectors.
+
+    places and weights (M, R) of the reads of M tokens, vectors (M, W).
     """
-    order = rows.argsort()
-    ordered = rows[order]
-    place = torch.searchsorted(ordered, slots).clamp_max(len(rows) - 1)
-    token, column = (ordered[place] == slots).nonzero(as_tuple=True)
-    target = order[place[token, column]]
+    token, column = (places < number).nonzero(as_tuple=True)
+    target = places[token, column]
     by_target = target.argsort(stable=True)
     token, column = token[by_target], column[by_target]
-    lengths = torch.bincount(target, minlength=len(rows))
+    lengths = torch.bincount(target, minlength=number)
     return F.embedding_bag(
         token,
         vectors,

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from active_reading.train.memory import sum_by_row
+from active_reading.train.memory import places_among, sum_by_place
 from active_reading.train.slots import Background
 
 Reads = tuple[Tensor, Tensor]  # slots and weights, both (M, R)
@@ -69,12 +69,12 @@ def curvature(
         raise ValueError("train.memory.update_rule=natural: it is not known how generic text reads this memory")
     num_slots = len(background.counts)
     # What was learned is added to the mean over generic tokens.
-    covariance = read_products((background.slots, background.weights), rows, num_slots) / num_generic
+    covariance = read_products((background.slots, background.weights), rows) / num_generic
     # Over all slots, read or not: the mean does not depend on which rows were chosen.
     mean_square = (weights / times[:, None]).square().sum() / (len(weights) * num_slots)
     covariance.diagonal().add_(damping * mean_square.to(covariance))
     if new_reads is not None and new_text_weight:
-        covariance += new_text_weight * read_products(new_reads, rows, num_slots) / len(new_reads[0])
+        covariance += new_text_weight * read_products(new_reads, rows) / len(new_reads[0])
     gradients = background.gradients.to(rows.device, copy=True)
     mean_gradient = gradients.diagonal().mean()
     if not mean_gradient > 0:
@@ -101,21 +101,19 @@ def _inverse(matrix: Tensor) -> Tensor:
     return inverse
 
 
-def read_products(reads: Reads, rows: Tensor, num_slots: int) -> Tensor:
-    """(t, t) sum over tokens of the products of their read weights, for rows (t,) of a table of `num_slots`.
+def read_products(reads: Reads, rows: Tensor) -> Tensor:
+    """(t, t) sum over tokens of the products of their read weights, for rows (t,) ascending.
 
     Row i of it: what the tokens that read i read, summed by how much they read i. A token reads few of the rows: a
     product of matrices would be nearly all zeros.
     """
-    slots, weights = reads
-    place = torch.full((num_slots,), len(rows), device=rows.device)
-    place[rows] = torch.arange(len(rows), device=rows.device)
-    total = torch.zeros(len(rows), len(rows), device=rows.device)
-    for block_slots, block_weights in zip(slots.split(BLOCK), weights.split(BLOCK), strict=True):
-        block_slots = block_slots.to(rows)
-        block_weights = block_weights.to(rows.device, torch.bfloat16).float()  # as a background keeps them
-        spread = torch.zeros(len(block_slots), len(rows) + 1, device=rows.device)  # the last column: all other rows
+    number = len(rows)
+    total = torch.zeros(number, number, device=rows.device)
+    for slots, weights in zip(*(part.split(BLOCK) for part in reads), strict=True):
+        places = places_among(rows, slots.to(rows))
+        weights = weights.to(rows.device, torch.bfloat16).float()  # as a background keeps them
+        spread = torch.zeros(len(places), number + 1, device=rows.device)  # the last column: all other rows
         # Several heads may read one row: a few numbers of so few bits have the same sum in any order, on a GPU too.
-        spread.scatter_add_(1, place[block_slots], block_weights)
-        total += sum_by_row(rows, block_slots, block_weights, spread[:, :-1].contiguous())
+        spread.scatter_add_(1, places, weights)
+        total += sum_by_place(places, weights, spread[:, :-1].contiguous(), number)
     return total

@@ -57,13 +57,13 @@ def disturbance(change: Tensor, damping: float) -> float:
 def test_the_products_of_reads_are_those_of_the_dense_read_weights(monkeypatch, block):
     monkeypatch.setattr("active_reading.train.natural_gradient.BLOCK", block)
     reads = spread(background())[:, ROWS]
-    found = read_products((background().slots, background().weights), ROWS, SLOTS)
+    found = read_products((background().slots, background().weights), ROWS)
     torch.testing.assert_close(found, reads.T @ reads)
 
 
 def test_reads_of_one_slot_by_several_heads_add_up():
     reads = torch.tensor([[5, 5, 2]]), torch.tensor([[0.25, 0.5, 1.0]])
-    assert read_products(reads, torch.tensor([5]), SLOTS).item() == pytest.approx(0.75**2)
+    assert read_products(reads, torch.tensor([5])).item() == pytest.approx(0.75**2)
 
 
 @pytest.mark.parametrize("damping", [0.01, 1.0])

@@ -54,9 +54,8 @@ def test_frozen_weights_in_bf16_teach_the_same(monkeypatch, tiny_model, tmp_path
 def test_a_weight_that_an_embedding_reads_too_stays_in_fp32(monkeypatch, tied):
     monkeypatch.setattr(precision, "compute_dtype", lambda: torch.bfloat16)
     sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1, tie_word_embeddings=tied)).requires_grad_(
-        False
-    )
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1, tie_word_embeddings=tied))
+    model.requires_grad_(False)
     precision.keep_frozen_in_bf16(model)
     assert model.model.embed_tokens.weight.dtype is torch.float32
     assert model.lm_head.weight.dtype is (torch.float32 if tied else torch.bfloat16)
