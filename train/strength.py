@@ -26,15 +26,20 @@ def at_strength(model: Any, method: Method, base_model: str, share: float) -> It
     ends = {weight: weight.detach().clone() for weight in _learned(model, method)}
     starts = [weight.detach() for weight in load_model(base_model).parameters()] if method == "full" else None
     try:
-        with torch.no_grad():
-            for place, (weight, end) in enumerate(ends.items()):
-                start = starts[place].to(end) if starts else torch.zeros_like(end)
-                weight.copy_(start.lerp(end, share))
+        for place, (weight, end) in enumerate(ends.items()):
+            start = starts[place].to(end) if starts else torch.zeros_like(end)
+            _set(weight, start.lerp(end, share))
         yield
     finally:
-        with torch.no_grad():
-            for weight, end in ends.items():
-                weight.copy_(end)
+        for weight, end in ends.items():
+            _set(weight, end)
+
+
+@torch.no_grad()
+def _set(weight: Tensor, value: Tensor) -> None:
+    weight.copy_(value)
+    # Autocast that surrounds all this would go on with the weight as it was when it was first cast.
+    torch.clear_autocast_cache()
 
 
 def _learned(model: Any, method: Method) -> list[Tensor]:

@@ -30,3 +30,22 @@ def test_a_model_is_whole_again_after_a_mistake(tiny_model, tmp_path):
     with pytest.raises(ZeroDivisionError), at_strength(model, "full", str(tiny_model), 0.5):
         1 / 0  # noqa: B018
     assert torch.equal(logits(model), trained)
+
+
+@EACH_METHOD
+def test_every_share_is_seen_within_one_autocast(tiny_model, tmp_path, method):
+    """As `on_step` sees it: casts of the weights are kept for as long as the autocast lasts."""
+    model = load_model(train(tiny_model, method, tmp_path / "out").folder).eval()
+
+    def alone(share):
+        with torch.autocast("cpu", dtype=torch.bfloat16), at_strength(model, method, str(tiny_model), share):
+            return logits(model)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = []
+        for share in (0.0, 1.0):
+            with at_strength(model, method, str(tiny_model), share):
+                within.append(logits(model))
+    assert not torch.equal(within[0], within[1])
+    for share, found in zip((0.0, 1.0), within, strict=True):
+        assert torch.equal(found, alone(share))
