@@ -15,6 +15,7 @@ run that was stopped goes on after the last corpus it learned. The last line of 
 
 import argparse
 import json
+import random
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,16 +44,33 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """One sequence of trainings; `changes` are settings of `train`, beside `forgetting.in_company`."""
+    """One sequence of trainings; `changes` are settings of `train`, beside `forgetting.in_company`.
+
+    `rehearsal` is the share of a training's texts, and of its tokens, that repeats the corpora before; it comes on
+    top of the budget.
+    """
 
     method: Method
     rate: float
     seed: int = 0
     changes: Json = field(default_factory=dict)
+    rehearsal: float = 0.0
 
     def name(self) -> str:
         words = [self.method, f"lr{self.rate}", *(f"{key}{value}" for key, value in self.changes.items())]
+        words += [f"rehearsal{self.rehearsal}"] if self.rehearsal else []
         return "-".join([*words, f"seed{self.seed}"])
+
+    def texts(self, corpora: list[Corpus], place: int) -> list[str]:
+        """What is taught when the corpus at that place is learned."""
+        new = corpora[place].texts
+        before = [text for corpus in corpora[:place] for text in corpus.texts]
+        number = round(len(new) * self.rehearsal / (1 - self.rehearsal))
+        return new + random.Random(1000 * self.seed + place).sample(before, min(number, len(before)))
+
+    def budget(self, num_tokens: int, place: int) -> int:
+        """Tokens of that training, of which `num_tokens` are for the new texts: the first has no others."""
+        return round(num_tokens / (1 - self.rehearsal)) if place else num_tokens
 
 
 # Nearly all tokens of a corpus (some 4,300) become background of the next ones, in place of a thousand.
@@ -113,13 +131,16 @@ class Bench:
     def run(self, run: Run, corpora: list[Corpus], control: Corpus, root: Path) -> Json:
         """Learn the corpora in turn; returns the scores right after each, and of all at the end."""
         changes = in_company(run.method, run.changes)
+        texts = [run.texts(corpora, place) for place in range(len(corpora))]
         settings = [
-            train_settings(run.method, run.rate, self.num_tokens, 1000 * run.seed + place, changes)
+            train_settings(
+                run.method, run.rate, run.budget(self.num_tokens, place), 1000 * run.seed + place, changes
+            )
             for place in range(len(corpora))
         ]
         identity = content_hash(
             [each.decisive(run.method) for each in settings],
-            [corpus.texts for corpus in corpora],
+            texts,
             self.revision,
             size=6,
         )
@@ -132,7 +153,7 @@ class Bench:
             after = folder / f"corpus-{place}"
             shutil.rmtree(after, ignore_errors=True)
             train_model(
-                corpora[place].texts,
+                texts[place],
                 before,
                 run.method,
                 settings[place],
