@@ -72,17 +72,11 @@ class Student:
             files = memory_files(self.model, str(base_of(self.base_model)))
             write_adapter(files, folder)
             write_patch(difference(self.start, files, provenance), folder / PATCH_NAME)
-        elif self.method == "lora":
-            self.model.save_pretrained(folder, state_dict=weights)
-        elif weights:
-            halves = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
-            self.model.save_pretrained(folder, state_dict=halves)
-            self.model.config.dtype = torch.bfloat16  # it was written down as the shares' own
-            self.model.config.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
         else:
-            self.model.to(torch.bfloat16).save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
+            # As they learned, in fp32: in bf16 a small change of a large weight would be lost.
+            self.model.save_pretrained(folder, state_dict=weights)
+            if self.method == "full":
+                self.tokenizer.save_pretrained(folder)
 
 
 def make_student(
