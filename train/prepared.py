@@ -15,9 +15,11 @@ from active_reading.train.background import SEED, prepare_memory
 from active_reading.train.generic_text import read_background
 from active_reading.train.identity import weights_hash
 from active_reading.train.own_text import AT_ONCE, CHOICES, EXAMPLES, NEW_TOKENS, TOP_P
+from active_reading.train.precision import compute_dtype
 from active_reading.train.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
+VERSION = 1  # goes up when the code makes another memory of the same
 SHAPE = (
     "layers",
     "num_keys",
@@ -63,6 +65,7 @@ def _identity(model: Any, adapter: MemoryAdapter, settings: TrainSettings) -> st
     """Of all that decides what a fresh memory is."""
     memory = adapter.settings.model_dump(include=set(SHAPE))
     parts = [
+        [VERSION, str(compute_dtype())],
         weights_hash(model),
         memory,
         settings.memory.update_rule == "natural",

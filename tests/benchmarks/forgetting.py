@@ -4,13 +4,15 @@
 
 Training text: of invented people, sentences made from templates (`invented.py`); of the demo's documents and of
 XQuAD's articles, their chunks and the rewrites that the pipeline makes of them (`active-reading export`, vLLM).
-Learning: F1 and gold NLL of held-out questions, closed book, 5-shot. A model that has seen short answers finds
-every short answer likelier; so `known_nats`, what is compared, is the fall of the NLL beyond that on a control, the
-same kind of questions about people or documents that are not taught (a rise there adds nothing).
-Forgetting: rise of the NLL against the untouched base on GSM8K answers, gold NQ-open answers (5-shot) and
-docstrings of Python's standard library; nothing of these sets is in the background or replay text. The questions
-and answers that `own_texts` adds are the base's own (not checked against these sets). WikiText-2 is reported apart.
-Seeds share what is prepared before a training: a memory's keys, and own text.
+Learning: F1 and gold NLL of held-out questions, closed book, 5-shot, and the same of a control: questions of the
+same kind about people or documents that are not taught. A model that has seen short answers finds every short
+answer likelier; `nats` is the fall of the NLL beyond that on the control (a rise there adds nothing). Models are
+compared at the same gold NLL, at the same F1, and at the same `nats`. Of a model that knows all, nats say little:
+its NLL has no more room, and they rise when the control gets worse.
+Forgetting: rise of the NLL against the untouched base on GSM8K problems with their solutions, gold NQ-open answers
+(5-shot) and docstrings of Python's standard library; nothing of these sets is in the background or replay text. The
+questions and answers that `own_texts` adds are the base's own (not checked against these sets). WikiText-2 is
+reported apart. Seeds share what is prepared before a training: a memory's keys, and own text.
 Every run's rate falls to 0 at its end. There it is measured with all that it learned, and with shares of it
 (`train/strength.py`): a model that knows more than it is compared at is scaled down to it. What is compared below
 the smallest share is interpolated from the untouched base, which overstates what is lost there.
@@ -42,14 +44,14 @@ from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import DEFAULT_MODEL
 from active_reading.flows.stage_files import VERSIONS
 from active_reading.train.load import load_model, load_tokenizer
-from active_reading.train.precision import autocast
+from active_reading.train.precision import autocast, compute_dtype
 from active_reading.train.settings import Method, TrainSettings
 from active_reading.train.strength import at_strength
 from active_reading.train.student import PATCH_NAME
 from active_reading.train.trainer import train_model
 
 ROOT = Path(__file__).parents[2]
-STRENGTHS = (0.6, 0.8, 1.0)  # shares of what was learned
+STRENGTHS = (0.4, 0.6, 0.8, 1.0)  # shares of what was learned
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,10 @@ class Bench:
         self.tokenizer = load_tokenizer(model.folder)
         self.material = material
         self.texts, self.shots, self.nq = retention_sets(data)
-        asked = [question.question for question in material.questions + material.control]
-        self.identity = content_hash(material.texts, asked, model.revision)
+        asked = [asdict(question) for question in material.questions + material.control + self.shots + self.nq]
+        self.identity = content_hash(
+            material.texts, asked, self.texts, few_shot_examples(), model.revision, str(compute_dtype())
+        )
         self.base = self.measure(load_model(model.folder).eval())
 
     def measure(self, model: Any) -> dict[str, float]:
@@ -154,14 +158,13 @@ class Bench:
         return scores
 
     def _scores(self, model: Any) -> dict[str, float]:
-        asked = self.material.questions
         book = ClosedBook(model, self.tokenizer, few_shot_examples(), 12)
-        answers = book.ask(asked)
-        scores = {
-            "f1": fmean(f1(answer.text, list(q.answers)) for answer, q in zip(answers, asked, strict=True)),
-            "nll": fmean(answer.gold_nll for answer in answers),
-            "control_nll": fmean(book.answer_nll(self.material.control)),
-        }
+        scores = {}
+        for prefix, asked in (("", self.material.questions), ("control_", self.material.control)):
+            answers = book.ask(asked)
+            pairs = zip(answers, asked, strict=True)
+            scores[f"{prefix}f1"] = fmean(f1(answer.text, list(question.answers)) for answer, question in pairs)
+            scores[f"{prefix}nll"] = fmean(answer.gold_nll for answer in answers)
         if self.nq:
             scores["nq"] = fmean(ClosedBook(model, self.tokenizer, self.shots, 12).answer_nll(self.nq))
         for name, texts in self.texts.items():

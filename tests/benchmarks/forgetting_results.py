@@ -8,6 +8,8 @@ from active_reading.eval.matched import best_learned, least_lost, lost_at, ratio
 from active_reading.eval.scores import mean_and_error
 
 OUT_OF_FAMILY = ("gsm8k", "nq", "docstrings")
+# At what models are compared, and what their ratio's name ends in.
+MEASURES = {"nll_fall": "", "f1_gain": "_by_f1", "nats": "_beyond_control"}
 Trajectory = list[tuple[float, float]]
 
 
@@ -15,16 +17,13 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """The comparison at matched learning, per replay share, from the lines of `points.jsonl`."""
     kept = [name for name in OUT_OF_FAMILY if name in lines[0]["base"]]
     lines = [_against_its_base(line, kept) for line in lines]
-
-    def by_nats(line: dict[str, Any]) -> Trajectory:
-        return [(point["nats"], point["lost"]) for point in line["points"]]
-
-    def by_f1(line: dict[str, Any]) -> Trajectory:
-        return [(point["f1_gain"], point["lost"]) for point in line["points"]]
-
     shares = sorted({_replay_share(line) for line in lines})
     result: dict[str, Any] = {"retention": kept}
-    for measure, trajectory in (("nats", by_nats), ("f1", by_f1)):
+    for measure, suffix in MEASURES.items():
+
+        def trajectory(line: dict[str, Any], measure: str = measure) -> Trajectory:
+            return [(point[measure], point["lost"]) for point in line["points"]]
+
         tables = {
             share: matched([line for line in lines if _replay_share(line) == share], trajectory) for share in shares
         }
@@ -33,10 +32,9 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
             ratios = [
                 entry["ratio"] for table in tables.values() if (entry := table.get(method)) and "ratio" in entry
             ]
-            suffix = "" if measure == "nats" else "_by_f1"
             result[f"smf_over_{method}{suffix}"] = round(fmean(ratios), 3) if ratios else None
     result["curves"] = curves(lines)
-    for measure, name in (("f1", "learning_ratio"), ("nats", "learning_ratio_nats")):
+    for measure, name in (("f1", "learning_ratio"), ("nll_fall", "learning_ratio_nll")):
         best = best_means(result["curves"], measure)
         result[f"best_{measure}"] = best
         result[name] = round(best["memory"] / best["full"], 3) if best.get("full") and "memory" in best else None
@@ -63,13 +61,14 @@ def beyond_control(gain: float, of_control: float) -> float:
 
 
 def _against_its_base(line: dict[str, Any], kept: list[str]) -> dict[str, Any]:
-    """The line, its points with `nats`, `f1_gain` and `lost` against the base as the same machine measured it."""
+    """The line, its points with what was learned and `lost` against the base as the same machine measured it."""
     base = line["base"]
     points = [
         point
         | {
+            "nll_fall": base["nll"] - point["nll"],
             "nats": beyond_control(base["nll"] - point["nll"], base["control_nll"] - point["control_nll"]),
-            "f1_gain": point["f1"] - base["f1"],
+            "f1_gain": beyond_control(point["f1"] - base["f1"], point["control_f1"] - base["control_f1"]),
             "lost": fmean(point[name] - base[name] for name in kept),
         }
         for point in line["points"]
@@ -119,7 +118,7 @@ def curves(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
     for setting, seeds in by_setting.items():
         for points in zip(*seeds, strict=True):
             row: dict[str, float] = {"strength": points[0]["strength"], "seeds": len(points)}
-            for name in ("f1", "nats", "lost"):
+            for name in ("f1", "nll_fall", "nats", "lost"):
                 mean, error = mean_and_error([point[name] for point in points])
                 row |= {name: round(mean, 4), f"{name}_error": round(error, 4)}
             found.setdefault(setting, []).append(row)

@@ -8,7 +8,8 @@ corpora before. Later corpora teach again how such questions are answered, so th
 what was forgotten: a control corpus that is never taught is scored each time too, and what a model knows of a
 corpus is its gain over the untouched base beyond that of the control (nothing where that gets worse).
 `kept_share` of a run is what is known (F1) of all corpora but the last at the end over what was known right after
-learning, `kept_nats` the same of gold NLL; None where nothing was known. Technical prose (docstrings of Python's
+learning, `kept_nats` the same of gold NLL; None where nothing was known. `nll` is the gold NLL itself, right after
+and at the end: the control may get worse, too, and flatter the nats. Technical prose (docstrings of Python's
 standard library) says what else was lost. Every corpus's scores go to `sequence.jsonl` as they come, and a
 run that was stopped goes on after the last corpus it learned. The last line of standard output is one JSON object.
 """
@@ -17,7 +18,7 @@ import argparse
 import json
 import random
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,7 +35,9 @@ from active_reading.eval.scores import f1
 from active_reading.eval.texts import text_scores
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import DEFAULT_MODEL
+from active_reading.flows.stage_files import VERSIONS
 from active_reading.train.load import load_model, load_tokenizer
+from active_reading.train.precision import compute_dtype
 from active_reading.train.settings import Method
 from active_reading.train.trainer import train_model
 
@@ -140,8 +143,8 @@ class Bench:
         ]
         identity = content_hash(
             [each.decisive(run.method) for each in settings],
-            texts,
-            self.revision,
+            [texts, [asdict(question) for corpus in (*corpora, control) for question in corpus.questions]],
+            [self.revision, VERSIONS["train"], str(compute_dtype())],
             size=6,
         )
         folder = root / f"{run.name()}-{identity}"
@@ -221,6 +224,10 @@ def kept(results: list[Json]) -> Json:
         "kept_nats": round(left_nats / known_nats, 3) if known_nats > 0 else None,
         "known_f1": [round(known_f1, 3), round(left_f1, 3)],
         "known_nats": [round(known_nats, 3), round(left_nats, 3)],
+        "nll": [
+            round(fmean(nll), 3)
+            for nll in zip(*((line["corpus"]["nll"], end["nll"]) for line, (end, _), _ in pairs), strict=True)
+        ],
         "f1_right_after": round(fmean(line["corpus"]["f1"] for line, _, _ in pairs), 3),
         "prose_nll": round(fmean(result["prose"] for result in results), 3),
         "seeds": len(results),
