@@ -33,6 +33,9 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
                 entry["ratio"] for table in tables.values() if (entry := table.get(method)) and "ratio" in entry
             ]
             result[f"smf_over_{method}{suffix}"] = round(fmean(ratios), 3) if ratios else None
+    result["matched_by_set"] = {
+        share: by_set([line for line in lines if _replay_share(line) == share]) for share in shares
+    }
     result["curves"] = curves(lines)
     for measure, name in (("f1", "learning_ratio"), ("nll_fall", "learning_ratio_nll")):
         best = best_means(result["curves"], measure)
@@ -102,6 +105,16 @@ def matched(lines: list[dict[str, Any]], trajectory: Callable[[dict[str, Any]], 
             entry["interval_over_seeds"] = ratio_interval(*losses)
         table[method] = entry
     return table
+
+
+def by_set(lines: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The comparison at the same gold NLL, of what was lost on each retention set (WikiText-2, too)."""
+
+    def lost_on(name: str) -> Callable[[dict[str, Any]], Trajectory]:
+        return lambda line: [(point["nll_fall"], point[name] - line["base"][name]) for point in line["points"]]
+
+    names = (*OUT_OF_FAMILY, "wikitext2")
+    return {name: matched(lines, lost_on(name)) for name in names if name in lines[0]["base"]}
 
 
 def best_in_the_mean(settings: dict[str, list[Trajectory]]) -> float:
