@@ -143,10 +143,9 @@ class Bench:
         self.tokenizer = load_tokenizer(model.folder)
         self.material = material
         self.texts, self.shots, self.nq = retention_sets(data)
-        asked = [asdict(question) for question in material.questions + material.control + self.shots + self.nq]
-        self.identity = content_hash(
-            material.texts, asked, self.texts, few_shot_examples(), model.revision, str(compute_dtype())
-        )
+        questions = [*material.questions, *material.control, *self.shots, *self.nq, *few_shot_examples()]
+        asked = [asdict(question) for question in questions]
+        self.identity = content_hash(material.texts, asked, self.texts, model.revision, str(compute_dtype()))
         self.base = self.measure(load_model(model.folder).eval())
 
     def measure(self, model: Any) -> dict[str, float]:
