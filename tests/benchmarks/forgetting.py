@@ -7,8 +7,8 @@ XQuAD's articles, their chunks and the rewrites that the pipeline makes of them 
 Learning: F1 and gold NLL of held-out questions, closed book, 5-shot, and the same of a control: questions of the
 same kind about people or documents that are not taught. A model that has seen short answers finds every short
 answer likelier; `nats` is the fall of the NLL beyond that on the control (a rise there adds nothing). Models are
-compared at the same gold NLL, at the same F1, and at the same `nats`. Of a model that knows all, nats say little:
-its NLL has no more room, and they rise when the control gets worse.
+compared at the same gold NLL, at the same F1 (beyond the control's) and at the same `nats`. Of a model that knows
+all, nats say little: its NLL has no more room, and they rise when the control gets worse.
 Forgetting: rise of the NLL against the untouched base on GSM8K problems with their solutions, gold NQ-open answers
 (5-shot) and docstrings of Python's standard library; nothing of these sets is in the background or replay text. The
 questions and answers that `own_texts` adds are the base's own (not checked against these sets). WikiText-2 is
@@ -144,7 +144,7 @@ class Bench:
         self.material = material
         self.texts, self.shots, self.nq = retention_sets(data)
         questions = [*material.questions, *material.control, *self.shots, *self.nq, *few_shot_examples()]
-        asked = [asdict(question) for question in questions]
+        asked = [asdict(question) | {"place": ""} for question in questions]  # wherever the files lie
         self.identity = content_hash(material.texts, asked, self.texts, model.revision, str(compute_dtype()))
         self.base = self.measure(load_model(model.folder).eval())
 

@@ -71,12 +71,17 @@ def _against_its_base(line: dict[str, Any], kept: list[str]) -> dict[str, Any]:
         | {
             "nll_fall": base["nll"] - point["nll"],
             "nats": beyond_control(base["nll"] - point["nll"], base["control_nll"] - point["control_nll"]),
-            "f1_gain": beyond_control(point["f1"] - base["f1"], point["control_f1"] - base["control_f1"]),
+            "f1_gain": beyond_control(point["f1"] - base["f1"], _control_f1(point) - _control_f1(base)),
             "lost": fmean(point[name] - base[name] for name in kept),
         }
         for point in line["points"]
     ]
     return line | {"points": points}
+
+
+def _control_f1(scores: dict[str, float]) -> float:
+    """0 in results from before 2026-11-30, which asked the control for its NLL alone."""
+    return scores.get("control_f1", 0.0)
 
 
 def matched(lines: list[dict[str, Any]], trajectory: Callable[[dict[str, Any]], Trajectory]) -> dict[str, Any]:
@@ -96,7 +101,7 @@ def matched(lines: list[dict[str, Any]], trajectory: Callable[[dict[str, Any]], 
         target = 0.9 * min(bests)
         theirs, ours = least_lost(of_method[method], target), least_lost(of_method["memory"], target)
         entry: dict[str, Any] = {"target": round(target, 3), "reached": bests[0] <= bests[1]}
-        if theirs and ours:
+        if theirs and ours and theirs[1] > 0:
             losses = [
                 [loss for each in of_method[name][best[0]] if (loss := lost_at(each, target)) is not None]
                 for name, best in (("memory", ours), (method, theirs))
