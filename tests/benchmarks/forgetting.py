@@ -37,7 +37,7 @@ from forgetting_results import summarize
 
 from active_reading.augment.identity import content_hash
 from active_reading.eval.answers import ClosedBook
-from active_reading.eval.questions import few_shot_examples
+from active_reading.eval.questions import Question, few_shot_examples
 from active_reading.eval.scores import f1
 from active_reading.eval.texts import text_scores
 from active_reading.flows.models import resolve_model
@@ -158,12 +158,9 @@ class Bench:
 
     def _scores(self, model: Any) -> dict[str, float]:
         book = ClosedBook(model, self.tokenizer, few_shot_examples(), 12)
-        scores = {}
+        scores: dict[str, float] = {}
         for prefix, asked in (("", self.material.questions), ("control_", self.material.control)):
-            answers = book.ask(asked)
-            pairs = zip(answers, asked, strict=True)
-            scores[f"{prefix}f1"] = fmean(f1(answer.text, list(question.answers)) for answer, question in pairs)
-            scores[f"{prefix}nll"] = fmean(answer.gold_nll for answer in answers)
+            scores |= {f"{prefix}{name}": score for name, score in closed_book(book, asked).items()}
         if self.nq:
             scores["nq"] = fmean(ClosedBook(model, self.tokenizer, self.shots, 12).answer_nll(self.nq))
         for name, texts in self.texts.items():
@@ -213,6 +210,16 @@ class Bench:
         }
         with points.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def closed_book(book: ClosedBook, asked: list[Question]) -> dict[str, float]:
+    """Mean F1 of the answers, and gold NLL in nats per token."""
+    answers = book.ask(asked)
+    pairs = zip(answers, asked, strict=True)
+    return {
+        "f1": fmean(f1(answer.text, list(question.answers)) for answer, question in pairs),
+        "nll": fmean(answer.gold_nll for answer in answers),
+    }
 
 
 def train_settings(

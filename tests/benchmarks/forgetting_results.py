@@ -1,6 +1,5 @@
 """What memory has lost when it knows as much as the others: the forgetting benchmark's runs in figures."""
 
-from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
@@ -17,24 +16,23 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """The comparison at matched learning, per replay share, from the lines of `points.jsonl`."""
     kept = [name for name in OUT_OF_FAMILY if name in lines[0]["base"]]
     lines = [_against_its_base(line, kept) for line in lines]
-    shares = sorted({_replay_share(line) for line in lines})
+    by_share = {
+        share: [line for line in lines if _replay_share(line) == share]
+        for share in sorted(set(map(_replay_share, lines)))
+    }
     result: dict[str, Any] = {"retention": kept}
     for measure, suffix in MEASURES.items():
-
-        def trajectory(line: dict[str, Any], measure: str = measure) -> Trajectory:
-            return [(point[measure], point["lost"]) for point in line["points"]]
-
-        tables = {
-            share: matched([line for line in lines if _replay_share(line) == share], trajectory) for share in shares
-        }
+        tables = {share: matched(some, measure, "lost") for share, some in by_share.items()}
         result[f"matched_by_{measure}"] = tables
         for method in ("full", "lora"):
             ratios = [
                 entry["ratio"] for table in tables.values() if (entry := table.get(method)) and "ratio" in entry
             ]
             result[f"smf_over_{method}{suffix}"] = round(fmean(ratios), 3) if ratios else None
+    sets = [name for name in (*kept, "wikitext2") if name in lines[0]["base"]]
     result["matched_by_set"] = {
-        share: by_set([line for line in lines if _replay_share(line) == share]) for share in shares
+        share: {name: matched(some, "nll_fall", f"lost_{name}") for name in sets}
+        for share, some in by_share.items()
     }
     result["curves"] = curves(lines)
     for measure, name in (("f1", "learning_ratio"), ("nll_fall", "learning_ratio_nll")):
@@ -74,6 +72,7 @@ def _against_its_base(line: dict[str, Any], kept: list[str]) -> dict[str, Any]:
             "f1_gain": beyond_control(point["f1"] - base["f1"], _control_f1(point) - _control_f1(base)),
             "lost": fmean(point[name] - base[name] for name in kept),
         }
+        | {f"lost_{name}": point[name] - base[name] for name in (*kept, "wikitext2") if name in base}
         for point in line["points"]
     ]
     return line | {"points": points}
@@ -84,15 +83,16 @@ def _control_f1(scores: dict[str, float]) -> float:
     return scores.get("control_f1", 0.0)
 
 
-def matched(lines: list[dict[str, Any]], trajectory: Callable[[dict[str, Any]], Trajectory]) -> dict[str, Any]:
+def matched(lines: list[dict[str, Any]], learned: str, lost: str) -> dict[str, Any]:
     """Against full finetuning and LoRA: what memory has lost when it knows 0.9 of the most that they learned.
 
+    `learned` and `lost` name what of a point counts as that.
     Where memory never knows as much, the target is 0.9 of the most that memory learned, and `reached` is false.
     """
     of_method: dict[str, dict[str, list[Trajectory]]] = {}
     for line in lines:
         settings = of_method.setdefault(line["run"]["method"], {})
-        settings.setdefault(line["setting"], []).append(trajectory(line))
+        settings.setdefault(line["setting"], []).append([(point[learned], point[lost]) for point in line["points"]])
     table: dict[str, Any] = {}
     for method in ("full", "lora"):
         if method not in of_method or "memory" not in of_method:
@@ -110,16 +110,6 @@ def matched(lines: list[dict[str, Any]], trajectory: Callable[[dict[str, Any]], 
             entry["interval_over_seeds"] = ratio_interval(*losses)
         table[method] = entry
     return table
-
-
-def by_set(lines: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The comparison at the same gold NLL, of what was lost on each retention set (WikiText-2, too)."""
-
-    def lost_on(name: str) -> Callable[[dict[str, Any]], Trajectory]:
-        return lambda line: [(point["nll_fall"], point[name] - line["base"][name]) for point in line["points"]]
-
-    names = (*OUT_OF_FAMILY, "wikitext2")
-    return {name: matched(lines, lost_on(name)) for name in names if name in lines[0]["base"]}
 
 
 def best_in_the_mean(settings: dict[str, list[Trajectory]]) -> float:

@@ -24,14 +24,13 @@ from statistics import fmean
 from typing import Any
 
 import transformers
-from forgetting import in_company, train_settings
+from forgetting import closed_book, in_company, train_settings
 from forgetting_results import beyond_control
 from invented import Corpus, invented_corpora
 
 from active_reading.augment.identity import content_hash
 from active_reading.eval.answers import ClosedBook
 from active_reading.eval.questions import docstrings, few_shot_examples
-from active_reading.eval.scores import f1
 from active_reading.eval.texts import text_scores
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import DEFAULT_MODEL
@@ -116,17 +115,7 @@ class Bench:
     def scores(self, model: Any, corpora: list[Corpus]) -> list[Json]:
         """Mean F1 and gold NLL (nats per token) on each corpus."""
         book = ClosedBook(model, self.tokenizer, few_shot_examples(), 8)
-        rows = []
-        for corpus in corpora:
-            answers = book.ask(corpus.questions)
-            pairs = zip(answers, corpus.questions, strict=True)
-            rows.append(
-                {
-                    "f1": fmean(f1(answer.text, list(question.answers)) for answer, question in pairs),
-                    "nll": fmean(answer.gold_nll for answer in answers),
-                }
-            )
-        return rows
+        return [closed_book(book, corpus.questions) for corpus in corpora]
 
     def prose_nll(self, model: Any) -> float:
         return fmean(each.nll for each in text_scores(model, self.tokenizer, self.prose, 4))
