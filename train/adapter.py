@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from active_reading.train.adapter_files import KEY_TENSORS, AdapterFiles, pack_reads, read_adapter, unpack_reads
+from active_reading.train.adapter_files import (
+    KEY_TENSORS,
+    VERSION,
+    AdapterFiles,
+    pack_reads,
+    read_adapter,
+    unpack_reads,
+)
 from active_reading.train.identity import weights_hash
 from active_reading.train.memory import ProductKeyMemory, ValueTable
 from active_reading.train.settings import MemorySettings
@@ -121,6 +128,7 @@ def memory_files(model: Any, base_model: str) -> AdapterFiles:
         tensors[f"{name}.background_reads"] = pack_reads(background.slots, background.weights)
         tensors[f"{name}.background_gradients"] = background.gradients.cpu()
     config = {
+        "version": VERSION,
         "base_model": base_model,
         "base_hash": weights_hash(model),
         "background_batches": {name: background.num_batches for name, background in adapter.backgrounds.items()},

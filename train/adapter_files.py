@@ -21,6 +21,7 @@ from torch import Tensor
 
 CONFIG_NAME = "memory_config.json"
 WEIGHTS_NAME = "memory.safetensors"
+VERSION = 2  # goes up when the same files would be read otherwise
 CONFIG_KEYS = ("base_model", "base_hash", "background_batches", "memory")
 KEY_TENSORS = ("query_mean", "query_weight", "keys")
 TABLE_TENSORS = ("rows", "values", "background_counts", "background_reads", "background_gradients")
@@ -28,7 +29,7 @@ TABLE_TENSORS = ("rows", "values", "background_counts", "background_reads", "bac
 
 @dataclass
 class AdapterFiles:
-    """`config` has `base_model`, `base_hash`, `background_batches` (per table) and `memory` (the settings)."""
+    """`config`: `version`, `base_model`, `base_hash`, `background_batches` (per table), `memory` (the settings)."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -39,7 +40,7 @@ class AdapterFiles:
 
     def keys_hash(self) -> str:
         """Hash of what decides which slot a hidden state reads: two adapters that share it share their slots."""
-        digest = hashlib.blake2b(digest_size=16)
+        digest = hashlib.blake2b(str(self.config["version"]).encode(), digest_size=16)
         for name in sorted(name for name in self.tensors if name.endswith(KEY_TENSORS)):
             digest.update(name.encode())
             digest.update(self.tensors[name].contiguous().view(torch.uint8).numpy().tobytes())
@@ -123,6 +124,8 @@ def read_adapter(folder: Path) -> AdapterFiles:
         raise ValueError(f"{path} is damaged ({error}): make it again") from None
     if lacking := [key for key in CONFIG_KEYS if key not in config]:
         raise ValueError(f"{path} is damaged: it lacks {', '.join(lacking)}")
+    if config.get("version") != VERSION:
+        raise ValueError(f"{path} is of another version, which reads memories in another way: train it again")
     files = AdapterFiles(config, read_tensors(folder / WEIGHTS_NAME))
     needed = [f"{table}.{kind}" for table in files.tables for kind in TABLE_TENSORS]
     if lacking := [name for name in needed if name not in files.tensors]:

@@ -88,7 +88,7 @@ RATES: dict[Method, tuple[float, ...]] = {
 
 def quick_runs() -> list[Run]:
     """About half an hour on two cores; LoRA, which learns least, with one seed."""
-    compared: dict[Method, float] = {"full": 2e-4, "memory": 0.02}
+    compared: dict[Method, float] = {"full": 2e-4, "memory": 0.025}
     runs = [_run(method, rate, seed, {}) for seed in (0, 1, 2) for method, rate in compared.items()]
     return [*runs, _run("lora", 2e-4, 0, {})]
 
@@ -110,7 +110,8 @@ def ablation_runs(seeds: Iterable[int]) -> list[Run]:
     changes += [{"memory.layers": layers} for layers in ([2, 4, 6], [8, 10, 12], list(range(10, 30, 2)), None)]
     changes += [{"memory.new_text_weight": weight} for weight in (0.0, 1.0, 3.0)]
     changes += [{"memory.own_texts": number, "memory.new_text_weight": 0.0} for number in (120, 360)]
-    changes += [{"memory.num_keys": 256, "memory.top_k": 8}, {"memory.num_keys": 64}]
+    changes += [{"memory.num_keys": 256, "memory.top_k": 16}, {"memory.num_keys": 64}]
+    changes += [{"memory.top_k": 16}, {"memory.top_k": 64}]
     changes += [{"memory.slot_score": score} for score in ("random", "kl", "tf")]
     changes += [{"memory.top_t": t} for t in (400, 1000, 4000)]
     changes += [{"memory.damping": damping} for damping in (0.01, 0.1, 10.0)]
@@ -246,7 +247,7 @@ def train_settings(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quick", action="store_true", help="40,960 tokens a run; 7 runs, about half an hour on two cores"
+        "--quick", action="store_true", help="40,960 tokens a run; 7 runs, half an hour to three quarters on two cores"
     )
     parser.add_argument(
         "--ablation", action="store_true", help="memory alone, one thing changed at a time; with --quick, one seed"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from active_reading.train.adapter_files import AdapterFiles, read_adapter, read_tensors, write_adapter
+from active_reading.train.adapter_files import VERSION, AdapterFiles, read_adapter, read_tensors, write_adapter
 
 SLOTS, WIDTH = 12, 4
 
@@ -28,7 +28,13 @@ def files_of(table: Tensor) -> AdapterFiles:
         "1.background_reads": torch.arange(12, dtype=torch.int16).view(4, 3),
         "1.background_gradients": torch.eye(WIDTH),
     }
-    config = {"base_model": "b", "base_hash": "h", "background_batches": {"1": 5}, "memory": {"layers": [1]}}
+    config = {
+        "version": VERSION,
+        "base_model": "b",
+        "base_hash": "h",
+        "background_batches": {"1": 5},
+        "memory": {"layers": [1]},
+    }
     return AdapterFiles(config, tensors)
 
 
@@ -94,6 +100,20 @@ def test_the_hash_of_the_keys_changes_with_them_and_with_nothing_else():
         other = files_of(table_of({}))
         other.tensors[name].view(-1)[-1] += 1e-6
         assert other.keys_hash() != plain.keys_hash(), name
+
+
+@pytest.mark.parametrize("version", [None, VERSION + 1])
+def test_adapters_of_another_version_are_refused(tmp_path, version):
+    """Their values belong to reads that are no longer made like that."""
+    files = files_of(table_of({3: [1, 2, 3, 4]}))
+    here = files.keys_hash()
+    files.config = {name: part for name, part in files.config.items() if name != "version"}
+    files.config |= {"version": version} if version else {}
+    write_adapter(files, tmp_path)
+    with pytest.raises(ValueError, match="memory_config.json is of another version.*train it again"):
+        read_adapter(tmp_path)
+    if version:
+        assert files.keys_hash() != here, "its patches are refused, too"
 
 
 def test_a_folder_that_is_no_adapter_is_named(tmp_path):

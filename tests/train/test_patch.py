@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from active_reading.train.adapter_files import AdapterFiles, read_adapter, together, write_adapter
+from active_reading.train.adapter_files import VERSION, AdapterFiles, read_adapter, together, write_adapter
 from active_reading.train.patch import (
     apply_patch,
     create_patch,
@@ -55,7 +55,13 @@ def write(
             f"{table}.background_gradients": torch.eye(WIDTH),
         }
     known = {"0": 7 + batches, "2": 7 + batches}
-    config = {"base_model": "m", "base_hash": base, "background_batches": known, "memory": {"layers": [0, 2]}}
+    config = {
+        "version": VERSION,
+        "base_model": "m",
+        "base_hash": base,
+        "background_batches": known,
+        "memory": {"layers": [0, 2]},
+    }
     write_adapter(AdapterFiles(config, tensors), folder)
     return folder
 
