@@ -125,7 +125,7 @@ def memory_files(model: Any, base_model: str) -> AdapterFiles:
         tensors |= {f"{name}.rows": rows.cpu(), f"{name}.values": table.values.detach()[rows].to("cpu", STORED)}
         background = adapter.backgrounds[name]
         tensors[f"{name}.background_counts"] = background.counts.clone()
-        tensors[f"{name}.background_reads"] = pack_reads(background.slots, background.weights)
+        tensors[f"{name}.background_reads"] = pack_reads(background.slots, background.weights, table.num_slots)
         tensors[f"{name}.background_gradients"] = background.gradients.cpu()
     config = {
         "version": VERSION,
@@ -164,7 +164,7 @@ def fill_memory(adapter: MemoryAdapter, files: AdapterFiles) -> None:
         adapter.backgrounds[name] = Background(
             files.tensors[f"{name}.background_counts"],
             files.config["background_batches"][name],
-            *unpack_reads(files.tensors[f"{name}.background_reads"]),
+            *unpack_reads(files.tensors[f"{name}.background_reads"], table.num_slots),
             files.tensors[f"{name}.background_gradients"],
         )
 

@@ -2,8 +2,8 @@
 
 Tensors: `{layer}.query_mean`, `{layer}.query_weight`, `{layer}.keys`; per table (a layer's name, or
 `shared`) `{table}.rows` (t,) ascending, `{table}.values` (t, D) of the rows that are not zero,
-`{table}.background_counts` (N,), `{table}.background_reads` (M, 3R, see `pack_reads`), in ascending order, and
-`{table}.background_gradients` (D, D), or (0, 0) where no natural gradient was asked for.
+`{table}.background_counts` (N,), `{table}.background_reads` (M, 2R or 3R, see `pack_reads`), in ascending order,
+and `{table}.background_gradients` (D, D), or (0, 0) where no natural gradient was asked for.
 D model width, N slots, M tokens of generic text, R reads of each.
 """
 
@@ -23,6 +23,7 @@ CONFIG_NAME = "memory_config.json"
 WEIGHTS_NAME = "memory.safetensors"
 VERSION = 2  # goes up when the same files would be read otherwise
 CONFIG_KEYS = ("base_model", "base_hash", "background_batches", "memory")
+SMALL_TABLE = 2**16  # the most slots whose numbers fit into 16 bits
 KEY_TENSORS = ("query_mean", "query_weight", "keys")
 TABLE_TENSORS = ("rows", "values", "background_counts", "background_reads", "background_gradients")
 
@@ -67,18 +68,23 @@ class AdapterFiles:
         self.tensors[f"{table}.values"] = all_values[order].to(old.dtype)
 
 
-def pack_reads(slots: Tensor, weights: Tensor) -> Tensor:
-    """One row of bits (M, 3R) int16 for each token's reads: slots (M, R) int32 and weights (M, R) bfloat16."""
-    return together(torch.cat([slots.view(torch.int16), weights.view(torch.int16)], dim=1))
+def pack_reads(slots: Tensor, weights: Tensor, num_slots: int) -> Tensor:
+    """One row of bits for each token's reads, of slots (M, R) int32 and weights (M, R) bfloat16.
+
+    (M, 2R) int16 where the table is small, else (M, 3R).
+    """
+    bits = (slots - SMALL_TABLE // 2).short() if num_slots <= SMALL_TABLE else slots.view(torch.int16)
+    return together(torch.cat([bits, weights.view(torch.int16)], dim=1))
 
 
-def unpack_reads(reads: Tensor) -> tuple[Tensor, Tensor]:
-    """Slots and weights, both (M, R)."""
+def unpack_reads(reads: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
+    """Slots and weights, both (M, R), of a table that has `num_slots`."""
     if not len(reads):
         return torch.zeros(0, 0, dtype=torch.int32), torch.zeros(0, 0, dtype=torch.bfloat16)
-    width = reads.shape[1] // 3
-    slots, weights = reads[:, : 2 * width].contiguous(), reads[:, 2 * width :].contiguous()
-    return slots.view(torch.int32), weights.view(torch.bfloat16)
+    small = num_slots <= SMALL_TABLE
+    width = reads.shape[1] // (2 if small else 3)
+    slots, weights = reads[:, :-width].contiguous(), reads[:, -width:].contiguous()
+    return slots.int() + SMALL_TABLE // 2 if small else slots.view(torch.int32), weights.view(torch.bfloat16)
 
 
 def together(*parts: Tensor) -> Tensor:

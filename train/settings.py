@@ -58,7 +58,7 @@ class MemorySettings(BaseModel):
         1000,
         ge=1,
         description="of the rule natural: how many tokens of the new text become background; more of them protect "
-        "more of it and weigh more, at 0.8 KB of patch and adapter (4 heads, top_k=32) a token and table",
+        "more of it and weigh more, at 0.5 KB of patch and adapter (4 heads, top_k=32) a token and table",
     )
     background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all that ship")
     own_texts: int = Field(

@@ -247,7 +247,9 @@ def train_settings(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quick", action="store_true", help="40,960 tokens a run; 7 runs, half an hour to three quarters on two cores"
+        "--quick",
+        action="store_true",
+        help="40,960 tokens a run; 7 runs, half an hour to three quarters on two cores",
     )
     parser.add_argument(
         "--ablation", action="store_true", help="memory alone, one thing changed at a time; with --quick, one seed"

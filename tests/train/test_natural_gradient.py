@@ -194,15 +194,21 @@ def test_an_inverse_beyond_single_precision_is_refused_with_the_same_words():
         curvature(found, ROWS, HEADS, 1e-40)
 
 
-def test_packed_reads_hold_every_bit_in_one_order():
+@pytest.mark.parametrize(("num_slots", "width"), [(2**16, 2 * READS), (2**20, 3 * READS)])
+def test_packed_reads_hold_every_bit_in_one_order(num_slots, width):
     found = background()
-    packed = pack_reads(found.slots, found.weights)
+    found.slots[:2] = num_slots - 1 - found.slots[:2]
+    packed = pack_reads(found.slots, found.weights, num_slots)
+    assert packed.shape[1] == width
     order = torch.randperm(len(found.slots), generator=torch.Generator().manual_seed(5))
-    assert torch.equal(packed, pack_reads(found.slots[order], found.weights[order]))
-    slots, weights = unpack_reads(packed)
+    assert torch.equal(packed, pack_reads(found.slots[order], found.weights[order], num_slots))
+    slots, weights = unpack_reads(packed, num_slots)
+    none = torch.zeros(0, 0)
     tokens = lambda s, w: sorted(zip(s.tolist(), w.tolist(), strict=True))  # noqa: E731
     assert tokens(slots, weights) == tokens(found.slots, found.weights)
-    assert [len(part) for part in unpack_reads(pack_reads(*unpack_reads(torch.zeros(0, 0))))] == [0, 0]
+    assert [
+        len(part) for part in unpack_reads(pack_reads(*unpack_reads(none, num_slots), num_slots), num_slots)
+    ] == [0, 0]
 
 
 def test_what_is_taken_out_of_reads_is_what_was_put_in():

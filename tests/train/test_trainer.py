@@ -134,7 +134,7 @@ def test_what_was_learned_counts_as_much_as_is_asked(tiny_model, tmp_path):
         for w in (4, 1, 0)
     )
     reads = [
-        unpack_reads(without(files.tensors["1.background_reads"], none.tensors["1.background_reads"]))
+        unpack_reads(without(files.tensors["1.background_reads"], none.tensors["1.background_reads"]), 64)
         for files in (heavy, light)
     ]
     (slots, weights), (same_slots, single) = reads
