@@ -4,10 +4,10 @@ Shapes: B batch, T tokens, D model width, H heads, K slots read per head, n keys
 d key width of one half, M = B * T positions.
 After Berges et al. 2024 (arXiv 2412.09764) and Lample et al. 2019 (arXiv 1907.05242). Differences: keys and
 queries are fixed and come from data (see `codebooks`); the values start at zero and are all that learns (first in
-`warming`, where it is asked for); the read is added beside the MLP, without a gate. Where the hidden state changes
-little, so does the read; a softmax over the slots that are read does not grant it: the last of them weighs nearly
-as much as the first, and rounding exchanges it for another. The backward pass holds slots and weights fixed: their
-derivative is large, and noise where numbers are short (EXPERIMENTS.md, 2026-11-30).
+`warming`, where it is asked for); the read is added beside the MLP, without a gate. The weights are no softmax
+over the slots that are read, whose last weighs nearly as much as the first when rounding exchanges it for another:
+they fall to zero there. The backward pass holds slots and weights fixed, as their derivative is large, and mostly
+noise in bf16 (EXPERIMENTS.md, 2026-11-30).
 Autograd never sees the table: the backward pass keeps what is needed to compute the gradient of the few
 rows that will move (`ValueTable.row_gradients`), so a step costs the same at a million slots.
 """
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TINY = 1e-6  # of slots that all score the same, each weighs the same
+TINY = 1e-6  # more than nothing where all K + 1 slots score the same: they weigh the same then
 
 
 @dataclass
@@ -55,7 +55,10 @@ class ValueTable(nn.Module):
         return found.unique(return_counts=True)
 
     def row_gradients(self, rows: Tensor) -> Tensor:
-        """(t, D) exact loss gradients of the value rows `rows` (t,), summed over the reads."""
+        """(t, D) loss gradients of the value rows `rows` (t,), summed over the reads.
+
+        Exact, with the slots and weights of all memories held fixed.
+        """
         ascending, order = rows.sort()
         total = torch.zeros(len(rows), self.values.shape[1], device=rows.device)
         for read in self.reads:
@@ -117,8 +120,7 @@ class ProductKeyMemory(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         with torch.autocast(x.device.type, enabled=False):
-            with torch.no_grad():
-                slots, weights = self.lookup(flat.float())
+            slots, weights = self.lookup(flat.float())
             # Something must ask for a gradient, or nothing below would run in the backward pass.
             anchor = flat.new_zeros((), requires_grad=self.table.learning)
             counted = self.flat_mask(x.shape[1])
@@ -130,11 +132,12 @@ class ProductKeyMemory(nn.Module):
         projected = (x - self.query_mean) @ self.query_weight
         return projected.view(-1, self.num_heads, 2, self.key_width)
 
+    @torch.no_grad()
     def lookup(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The K best slots of each head, exactly, and their weights, which sum to 1 per head: both (M, H*K).
 
-        A slot (i, j) scores `s1[i] + s2[j]`, so the best of all N are among the best halves put together. Of a
-        softmax over the K + 1 best each slot has what it has more than the last, which is not read: where a small
+        A slot (i, j) scores `s1[i] + s2[j]`, so the best of all N are among the best halves put together. With the
+        scores l of the K + 1 best over the root of d, slot i weighs as `exp(l[i]) - exp(l[K + 1])`: where a small
         change of x exchanges one slot for another, both weigh nothing.
         """
         queries = self.queries(x)

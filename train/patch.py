@@ -27,7 +27,8 @@ from active_reading.train.adapter_files import (
     write_adapter,
 )
 
-FORMAT = "active-reading memory patch 2"
+KIND = "active-reading memory patch"
+FORMAT = f"{KIND} 3"
 
 
 @dataclass
@@ -88,13 +89,15 @@ def difference(old: AdapterFiles, new: AdapterFiles, provenance: str) -> Patch:
 
 
 def read_patch(path: Path) -> Patch:
-    """Read a patch; ValueError for a file that is missing, cut short, or something else."""
+    """Read a patch; ValueError for a file that is missing, cut short, of another version, or something else."""
     tensors = read_tensors(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error})") from None
+    if FORMAT not in metadata and any(name.startswith(KIND) for name in metadata):
+        raise ValueError(f"{path} is of another version, which reads memories in another way: train it again")
     if FORMAT not in metadata:
         raise ValueError(f"{path} is no memory patch")
     return Patch(json.loads(metadata[FORMAT]), tensors)

@@ -29,7 +29,7 @@ class MemorySettings(BaseModel):
     )
     num_keys: int = Field(128, ge=2, description="keys per half; the table has num_keys squared slots")
     num_heads: int = Field(4, ge=1)
-    top_k: int = Field(32, ge=1, description="slots that each head reads per token; the last of them weigh little")
+    top_k: int = Field(32, ge=2, description="slots that each head reads per token; the last of them weigh little")
     key_width: int | None = Field(None, ge=1, description="width of one half-key; none: as the model allows")
     shared_values: bool = Field(False, description="one table of values that all layers read")
     codebooks: Literal["kmeans", "random"] = Field("kmeans", description="keys from data, or at random")

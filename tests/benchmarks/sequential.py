@@ -11,7 +11,8 @@ corpus is its gain over the untouched base beyond that of the control (nothing w
 learning, `kept_nats` the same of gold NLL; None where nothing was known. `nll` is the gold NLL itself, right after
 and at the end: the control may get worse, too, and flatter the nats. Technical prose (docstrings of Python's
 standard library) says what else was lost. Every corpus's scores go to `sequence.jsonl` as they come, and a
-run that was stopped goes on after the last corpus it learned. The last line of standard output is one JSON object.
+run that was stopped goes on after the last corpus it learned. The last line of standard output is one JSON object;
+its `kept_share` is of the memory that knows most at the end, `kept_share_alone` of those that repeat no corpus.
 """
 
 import argparse
@@ -240,10 +241,14 @@ def main() -> None:
         results.setdefault(setting, []).append(bench.run(run, corpora, control, arguments.output))
     table = {setting: kept(of_seeds) for setting, of_seeds in results.items()}
     table["base"] = {"prose_nll": round(bench.prose_nll(load_model(bench.base).eval()), 3)}
-    # The memory that knows most at the end, not the one that kept most, which may have learned nothing.
-    best = min((s for s in results if s.startswith("memory")), key=lambda s: table[s]["nll"][1])
-    keys = ("kept_share", "kept_nats")
-    print(json.dumps({key: table[best][key] for key in keys} | {"best": best, "table": table}))
+    figures: Json = {}
+    memories = [setting for setting in results if setting.startswith("memory")]
+    for ending, some in (("", memories), ("_alone", [s for s in memories if "rehearsal" not in s])):
+        # The memory that knows most at the end, not the one that kept most, which may have learned nothing.
+        best = min(some, key=lambda setting: table[setting]["nll"][1])
+        figures |= {f"{key}{ending}": table[best][key] for key in ("kept_share", "kept_nats")}
+        figures |= {f"best{ending}": best}
+    print(json.dumps(figures | {"table": table}))
 
 
 if __name__ == "__main__":

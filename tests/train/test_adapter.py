@@ -223,7 +223,7 @@ def test_row_gradients_of_a_model_equal_dense_autograd(settings):
 
     def dense_forward(memory: Any, values: Tensor) -> Any:
         def forward(x: Tensor) -> Tensor:
-            slots, weights = memory.lookup(x.detach().reshape(-1, 32))
+            slots, weights = memory.lookup(x.reshape(-1, 32))
             return (weights[..., None] * values[slots]).sum(1).view_as(x)
 
         return forward

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from active_reading.train.adapter_files import VERSION, AdapterFiles, read_adapter, together, write_adapter
@@ -271,6 +272,14 @@ def test_a_patch_that_is_cut_short_is_refused_and_the_adapter_left_alone(states,
     with pytest.raises(ValueError, match="learned.patch is damaged or cut short"):
         apply_patch(patch, states[0])
     assert content(states[0]) == before
+
+
+def test_a_patch_of_another_version_is_refused(states, tmp_path):
+    patch = tmp_path / "learned.patch"
+    create_patch(states[0], states[1], patch)
+    save_file(read_patch(patch).tensors, patch, {"active-reading memory patch 2": "{}"})
+    with pytest.raises(ValueError, match="learned.patch is of another version.*: train it again"):
+        apply_patch(patch, states[0])
 
 
 def test_files_that_are_no_patches_are_refused(states, tmp_path):
