@@ -21,7 +21,7 @@ from torch import Tensor
 
 CONFIG_NAME = "memory_config.json"
 WEIGHTS_NAME = "memory.safetensors"
-VERSION = 3  # goes up when the same files would be read otherwise
+VERSION = 4  # goes up when the same files would be read otherwise
 CONFIG_KEYS = ("base_model", "base_hash", "background_batches", "memory")
 SMALL_TABLE = 2**16  # the most slots whose numbers fit into 16 bits
 KEY_TENSORS = ("query_mean", "query_weight", "keys")
@@ -131,7 +131,7 @@ def read_adapter(folder: Path) -> AdapterFiles:
     if lacking := [key for key in CONFIG_KEYS if key not in config]:
         raise ValueError(f"{path} is damaged: it lacks {', '.join(lacking)}")
     if config.get("version") != VERSION:
-        raise ValueError(f"{path} is of another version, which reads memories in another way: train it again")
+        raise ValueError(f"{path} is of another version: train it again")
     files = AdapterFiles(config, read_tensors(folder / WEIGHTS_NAME))
     needed = [f"{table}.{kind}" for table in files.tables for kind in TABLE_TENSORS]
     if lacking := [name for name in needed if name not in files.tensors]:

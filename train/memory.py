@@ -4,10 +4,7 @@ Shapes: B batch, T tokens, D model width, H heads, K slots read per head, n keys
 d key width of one half, M = B * T positions.
 After Berges et al. 2024 (arXiv 2412.09764) and Lample et al. 2019 (arXiv 1907.05242). Differences: keys and
 queries are fixed and come from data (see `codebooks`); the values start at zero and are all that learns (first in
-`warming`, where it is asked for); the read is added beside the MLP, without a gate. The weights are no softmax
-over the slots that are read, whose last weighs nearly as much as the first when rounding exchanges it for another:
-they fall to zero there. The backward pass holds slots and weights fixed, as their derivative is large, and mostly
-noise in bf16 (EXPERIMENTS.md, 2026-11-30).
+`warming`, where it is asked for); the read is added beside the MLP, without a gate.
 Autograd never sees the table: the backward pass keeps what is needed to compute the gradient of the few
 rows that will move (`ValueTable.row_gradients`), so a step costs the same at a million slots.
 """
@@ -17,8 +14,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-TINY = 1e-6  # more than nothing where all K + 1 slots score the same: they weigh the same then
 
 
 @dataclass
@@ -55,10 +50,7 @@ class ValueTable(nn.Module):
         return found.unique(return_counts=True)
 
     def row_gradients(self, rows: Tensor) -> Tensor:
-        """(t, D) loss gradients of the value rows `rows` (t,), summed over the reads.
-
-        Exact, with the slots and weights of all memories held fixed.
-        """
+        """(t, D) exact loss gradients of the value rows `rows` (t,), summed over the reads."""
         ascending, order = rows.sort()
         total = torch.zeros(len(rows), self.values.shape[1], device=rows.device)
         for read in self.reads:
@@ -98,7 +90,6 @@ class ProductKeyMemory(nn.Module):
     query_mean: Tensor
     query_weight: Tensor
     keys: Tensor
-    candidates: Tensor
 
     def __init__(self, table: ValueTable, num_keys: int, num_heads: int, top_k: int, key_width: int) -> None:
         super().__init__()
@@ -111,7 +102,6 @@ class ProductKeyMemory(nn.Module):
         self.register_buffer("query_mean", torch.zeros(width))
         self.register_buffer("query_weight", torch.zeros(width, num_heads * 2 * key_width))
         self.register_buffer("keys", torch.zeros(num_heads, 2, num_keys, key_width))
-        self.register_buffer("candidates", _candidates(top_k + 1, num_keys), persistent=False)
         self.table = table
         self.enabled = True
         self.token_mask: Tensor | None = None  # (B, T_total), tokens that count; set before each forward pass
@@ -132,27 +122,20 @@ class ProductKeyMemory(nn.Module):
         projected = (x - self.query_mean) @ self.query_weight
         return projected.view(-1, self.num_heads, 2, self.key_width)
 
-    @torch.no_grad()
     def lookup(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The K best slots of each head, exactly, and their weights, which sum to 1 per head: both (M, H*K).
+        """The K best slots of each head, exactly, and their softmax weights: both (M, H*K).
 
-        A slot (i, j) scores `s1[i] + s2[j]`, so the best of all N are among the best halves put together. With the
-        scores l of the K + 1 best over the root of d, slot i weighs as `exp(l[i]) - exp(l[K + 1])`: where a small
-        change of x exchanges one slot for another, both weigh nothing.
+        A slot (i, j) scores `s1[i] + s2[j]`, so the best K of all N are among the best K x best K.
         """
         queries = self.queries(x)
         # Minus half the squared distance to the key, up to a constant per query.
         scores = torch.einsum("mhsd,hsnd->mhsn", queries, self.keys) - 0.5 * self.keys.square().sum(-1)
-        best, index = scores.topk(min(self.top_k + 1, self.num_keys), dim=-1)  # (M, H, 2, <= K + 1)
-        first, second = self.candidates
-        pairs = best[:, :, 0, first] + best[:, :, 1, second]  # (M, H, C)
-        top, place = pairs.topk(self.top_k + 1, dim=-1)
-        rows = index[:, :, 0].gather(-1, first[place[..., :-1]])
-        columns = index[:, :, 1].gather(-1, second[place[..., :-1]])
-        logits = top / self.key_width**0.5
-        read, last = logits[..., :-1], logits[..., -1:]
-        weights = (read - read[..., :1]).exp() * (TINY - torch.expm1(last - read))  # exact where they hardly differ
-        weights = weights / weights.sum(-1, keepdim=True)
+        best, index = scores.topk(self.top_k, dim=-1)  # (M, H, 2, K)
+        pairs = best[:, :, 0, :, None] + best[:, :, 1, None, :]  # (M, H, K, K)
+        top, flat = pairs.flatten(2).topk(self.top_k, dim=-1)  # (M, H, K)
+        rows = index[:, :, 0].gather(-1, flat // self.top_k)
+        columns = index[:, :, 1].gather(-1, flat % self.top_k)
+        weights = torch.softmax(top / self.key_width**0.5, dim=-1)
         return (rows * self.num_keys + columns).flatten(1), weights.flatten(1)
 
     def flat_mask(self, num_tokens: int) -> Tensor | None:
@@ -160,16 +143,6 @@ class ProductKeyMemory(nn.Module):
         if self.token_mask is None:
             return None
         return self.token_mask[:, -num_tokens:].reshape(-1).bool()
-
-
-def _candidates(number: int, num_keys: int) -> Tensor:
-    """(2, C) places in the two halves' rankings whose pairs can be among the `number` best.
-
-    A pair of the i-th and the j-th best half, counted from 1, has i * j - 1 pairs that score as much or more.
-    """
-    places = range(1, min(number, num_keys) + 1)
-    pairs = [(first - 1, second - 1) for first in places for second in places if first * second <= number]
-    return torch.tensor(pairs).T.contiguous()
 
 
 class _ReadValues(torch.autograd.Function):
@@ -189,4 +162,18 @@ class _ReadValues(torch.autograd.Function):
         table: ValueTable = ctx.table
         if table.learning:
             table.reads.append(Read(slots, weights, gradient, ctx.counted))
-        return None, None, None, None, None
+        weight_gradient = None
+        if ctx.needs_input_grad[1]:
+            weight_gradient = _weight_gradient(gradient, table.values, slots)
+        return None, weight_gradient, None, None, None
+
+
+def _weight_gradient(gradient: Tensor, values: Tensor, slots: Tensor) -> Tensor:
+    """(M, H*K) product of each output gradient with the rows it read, without gathering (M, H*K, D) rows."""
+    positions, reads = slots.shape
+    offsets = torch.arange(0, positions * reads, reads, device=slots.device)
+    bags = torch.arange(positions, device=slots.device).repeat_interleave(reads)
+    flat = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        gradient.contiguous(), values, slots.flatten(), offsets, bags, 0
+    )
+    return flat.view(positions, reads)

@@ -113,7 +113,7 @@ def read_products(reads: Reads, rows: Tensor) -> Tensor:
         places = places_among(rows, slots.to(rows))
         weights = weights.to(rows.device, torch.bfloat16).float()  # as a background keeps them
         spread = torch.zeros(len(places), number + 1, device=rows.device)  # the last column: all other rows
-        # Several heads may read one row. Few numbers of few bits mostly have one sum in any order, on a GPU too.
+        # Several heads may read one row: a few numbers of so few bits have the same sum in any order, on a GPU too.
         spread.scatter_add_(1, places, weights)
         total += sum_by_place(places, weights, spread[:, :-1].contiguous(), number)
     return total

@@ -28,7 +28,7 @@ from active_reading.train.adapter_files import (
 )
 
 KIND = "active-reading memory patch"
-FORMAT = f"{KIND} 3"
+FORMAT = f"{KIND} 4"
 
 
 @dataclass
@@ -97,7 +97,7 @@ def read_patch(path: Path) -> Patch:
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error})") from None
     if FORMAT not in metadata and any(name.startswith(KIND) for name in metadata):
-        raise ValueError(f"{path} is of another version, which reads memories in another way: train it again")
+        raise ValueError(f"{path} is of another version: train it again")
     if FORMAT not in metadata:
         raise ValueError(f"{path} is no memory patch")
     return Patch(json.loads(metadata[FORMAT]), tensors)

@@ -29,7 +29,7 @@ class MemorySettings(BaseModel):
     )
     num_keys: int = Field(128, ge=2, description="keys per half; the table has num_keys squared slots")
     num_heads: int = Field(4, ge=1)
-    top_k: int = Field(32, ge=2, description="slots that each head reads per token; the last of them weigh little")
+    top_k: int = Field(16, ge=1, description="slots that each head reads per token")
     key_width: int | None = Field(None, ge=1, description="width of one half-key; none: as the model allows")
     shared_values: bool = Field(False, description="one table of values that all layers read")
     codebooks: Literal["kmeans", "random"] = Field("kmeans", description="keys from data, or at random")
@@ -58,7 +58,7 @@ class MemorySettings(BaseModel):
         1000,
         ge=1,
         description="of the rule natural: how many tokens of the new text become background; more of them protect "
-        "more of it and weigh more, at 0.5 KB of patch and adapter (4 heads, top_k=32) a token and table",
+        "more of it and weigh more, at 0.3 KB of patch and adapter (4 heads, top_k=16) a token and table",
     )
     background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all that ship")
     own_texts: int = Field(

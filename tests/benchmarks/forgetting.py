@@ -76,9 +76,9 @@ class Run:
 
 # What is taught alone is hard to find behind other text (EXPERIMENTS.md, 2026-11-29). Five texts are 290 tokens.
 TOGETHER: dict[str, Any] = {"texts_per_sequence": 5, "batch_tokens": 256, "schedule": "linear"}
-# Three times the default's memories, twice its rows: more is learned, and the patch has 41 MB in place of 9.
+# Three times the default's memories, twice its rows: more is learned, and the patch has 37 MB in place of 6.
 MEMORY: dict[str, Any] = {"memory.layers": list(range(0, 30, 2)), "memory.top_t": 2000}
-BEST_RATE = 0.025  # of such a memory
+BEST_RATE = 0.03  # of such a memory
 REPLAY: dict[str, Any] = {"replay_share": 0.05}
 RATES: dict[Method, tuple[float, ...]] = {
     "full": (2e-5, 5e-5, 1e-4, 2e-4),
@@ -111,8 +111,8 @@ def ablation_runs(seeds: Iterable[int]) -> list[Run]:
     changes += [{"memory.layers": layers} for layers in ([2, 4, 6], [8, 10, 12], list(range(10, 30, 2)), None)]
     changes += [{"memory.new_text_weight": weight} for weight in (0.0, 1.0, 3.0)]
     changes += [{"memory.own_texts": number, "memory.new_text_weight": 0.0} for number in (120, 360)]
-    changes += [{"memory.num_keys": 256, "memory.top_k": 16}, {"memory.num_keys": 64}]
-    changes += [{"memory.top_k": 16}, {"memory.top_k": 64}]
+    changes += [{"memory.num_keys": 256, "memory.top_k": 8}, {"memory.num_keys": 64}]
+    changes += [{"memory.top_k": 8}, {"memory.top_k": 32}]
     changes += [{"memory.slot_score": score} for score in ("random", "kl", "tf")]
     changes += [{"memory.top_t": t} for t in (400, 1000, 4000)]
     changes += [{"memory.damping": damping} for damping in (0.01, 0.1, 10.0)]
