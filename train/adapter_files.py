@@ -21,7 +21,7 @@ from torch import Tensor
 
 CONFIG_NAME = "memory_config.json"
 WEIGHTS_NAME = "memory.safetensors"
-VERSION = 4  # goes up when the same files would be read otherwise
+VERSION = 4  # of adapters and their patches; goes up when the same files would be read otherwise
 CONFIG_KEYS = ("base_model", "base_hash", "background_batches", "memory")
 SMALL_TABLE = 2**16  # the most slots whose numbers fit into 16 bits
 KEY_TENSORS = ("query_mean", "query_weight", "keys")

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from active_reading.train.adapter_files import (
+    VERSION,
     AdapterFiles,
     read_adapter,
     read_tensors,
@@ -28,7 +29,7 @@ from active_reading.train.adapter_files import (
 )
 
 KIND = "active-reading memory patch"
-FORMAT = f"{KIND} 4"
+FORMAT = f"{KIND} {VERSION}"  # a patch holds rows and reads as the adapter does
 
 
 @dataclass
@@ -96,9 +97,9 @@ def read_patch(path: Path) -> Patch:
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error})") from None
-    if FORMAT not in metadata and any(name.startswith(KIND) for name in metadata):
-        raise ValueError(f"{path} is of another version: train it again")
     if FORMAT not in metadata:
+        if any(name.startswith(KIND) for name in metadata):
+            raise ValueError(f"{path} is of another version: train it again")
         raise ValueError(f"{path} is no memory patch")
     return Patch(json.loads(metadata[FORMAT]), tensors)
 

@@ -7,6 +7,7 @@ from active_reading.eval.matched import best_learned, least_lost, lost_at, ratio
 from active_reading.eval.scores import mean_and_error
 
 OUT_OF_FAMILY = ("gsm8k", "nq", "docstrings")
+SETS = (*OUT_OF_FAMILY, "wikitext2")
 # At what models are compared, and what their ratio's name ends in.
 MEASURES = {"nll_fall": "", "f1_gain": "_by_f1", "nats": "_beyond_control"}
 Trajectory = list[tuple[float, float]]
@@ -29,7 +30,7 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
                 entry["ratio"] for table in tables.values() if (entry := table.get(method)) and "ratio" in entry
             ]
             result[f"smf_over_{method}{suffix}"] = round(fmean(ratios), 3) if ratios else None
-    sets = [name for name in (*kept, "wikitext2") if name in lines[0]["base"]]
+    sets = [name for name in SETS if name in lines[0]["base"]]
     result["matched_by_set"] = {
         share: {name: matched(some, "nll_fall", f"lost_{name}") for name in sets}
         for share, some in by_share.items()
@@ -72,7 +73,7 @@ def _against_its_base(line: dict[str, Any], kept: list[str]) -> dict[str, Any]:
             "f1_gain": beyond_control(point["f1"] - base["f1"], _control_f1(point) - _control_f1(base)),
             "lost": fmean(point[name] - base[name] for name in kept),
         }
-        | {f"lost_{name}": point[name] - base[name] for name in (*kept, "wikitext2") if name in base}
+        | {f"lost_{name}": point[name] - base[name] for name in SETS if name in base}
         for point in line["points"]
     ]
     return line | {"points": points}

@@ -104,7 +104,7 @@ def test_the_hash_of_the_keys_changes_with_them_and_with_nothing_else():
 
 @pytest.mark.parametrize("version", [None, VERSION + 1])
 def test_adapters_of_another_version_are_refused(tmp_path, version):
-    """Their values belong to reads that are no longer made like that."""
+    """They hold something else in the same tensors."""
     files = files_of(table_of({3: [1, 2, 3, 4]}))
     here = files.keys_hash()
     files.config = {name: part for name, part in files.config.items() if name != "version"}
