@@ -119,17 +119,18 @@ class ProductKeyMemory(nn.Module):
 
     def queries(self, x: Tensor) -> Tensor:
         """(M, D) -> (M, H, 2, d): centred, whitened and rotated hidden states."""
-        projected = (x - self.query_mean) @ self.query_weight
+        projected = (x - self.query_mean.to(x)) @ self.query_weight.to(x)
         return projected.view(-1, self.num_heads, 2, self.key_width)
 
     def lookup(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The K best slots of each head, exactly, and their softmax weights: both (M, H*K).
 
-        A slot (i, j) scores `s1[i] + s2[j]`, so the best K of all N are among the best K x best K.
+        A slot (i, j) scores `s1[i] + s2[j]`, so the best K of all N are among the best K x best K. In
+        the precision of `x` (fp32 in `forward`), also where the whole model was cast to less.
         """
-        queries = self.queries(x)
+        queries, keys = self.queries(x), self.keys.to(x)
         # Minus half the squared distance to the key, up to a constant per query.
-        scores = torch.einsum("mhsd,hsnd->mhsn", queries, self.keys) - 0.5 * self.keys.square().sum(-1)
+        scores = torch.einsum("mhsd,hsnd->mhsn", queries, keys) - 0.5 * keys.square().sum(-1)
         best, index = scores.topk(self.top_k, dim=-1)  # (M, H, 2, K)
         pairs = best[:, :, 0, :, None] + best[:, :, 1, None, :]  # (M, H, K, K)
         top, flat = pairs.flatten(2).topk(self.top_k, dim=-1)  # (M, H, K)

@@ -242,4 +242,7 @@ def _check_same_memory(one: dict[str, Any], other: dict[str, Any], first: Path, 
             "a memory fits only the model it was made on"
         )
     if one["keys_hash"] != other["keys_hash"]:
-        raise ValueError(f"{first} and {second} have different keys: their slots mean different things")
+        raise ValueError(
+            f"{first} and {second} have different keys, so that their slots mean different things: "
+            "make both with the same train.memory and train.background"
+        )

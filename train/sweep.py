@@ -45,7 +45,9 @@ def variants(settings: TrainSettings) -> Iterator[Variant]:
             for key, value in zip(axes, chosen, strict=True):
                 _set(values, key, value)
             label = "".join(
-                f"-{_short(key)}{value}" for key, value in zip(axes, chosen, strict=True) if len(axes[key]) > 1
+                f"-{_short(key)}{'default' if value is None else value}"
+                for key, value in zip(axes, chosen, strict=True)
+                if len(axes[key]) > 1
             )
             try:
                 yield Variant(method, label, TrainSettings.model_validate(values))

@@ -363,6 +363,17 @@ def test_a_compiled_model_gives_the_same_logits():
         assert not torch.allclose(found, logits(model, ids), atol=1e-2), "the memories are read"
 
 
+def test_a_model_that_is_cast_with_its_memories_reads_as_before():
+    """A user who loads an adapter may cast the whole model, its keys too."""
+    model, ids = random_model("llama"), some_tokens()
+    fill(attach_memory(model, SETTINGS))
+    plain = logits(random_model("llama").bfloat16(), ids)
+    expected, found = logits(model, ids), logits(model.bfloat16(), ids)
+    assert found.dtype is torch.bfloat16
+    assert (found.float() - expected).norm() < 0.3 * (plain.float() - expected).norm(), "not the base's"
+    assert model.generate(ids, max_new_tokens=3).shape[1] == ids.shape[1] + 3
+
+
 def test_a_memory_learns_on_a_bf16_model():
     model, ids = random_model("llama").bfloat16().requires_grad_(False), some_tokens()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

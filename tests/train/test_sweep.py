@@ -31,6 +31,11 @@ def test_settings_of_one_method_do_not_multiply_the_others():
     assert counts == {"full": 2, "memory": 3, "lora": 2}
 
 
+def test_a_value_that_is_none_is_called_the_default():
+    settings = TrainSettings(methods=["memory"], sweep={"memory.layers": [None, [2, 4]]})
+    assert [variant.label for variant in variants(settings)] == ["-layersdefault", "-layers[2, 4]"]
+
+
 def test_one_value_is_set_and_needs_no_label():
     (found,) = variants(TrainSettings(methods=["full"], sweep={"kl_weight": [0.5]}))
     assert (found.label, found.settings.kl_weight) == ("", 0.5)
