@@ -25,7 +25,7 @@ VERSIONS = {
     "dedupe": 2,
     "decontaminate": 2,
     "export": 5,
-    "train": 10,
+    "train": 11,
     "evaluate": 7,
     "grade": 1,
 }

@@ -1,6 +1,6 @@
 """Keys from data: codebooks that spread ordinary text evenly over the slots.
 
-Hidden states of generic text are centred, whitened, and rotated at random into the heads' query space;
+Hidden states of generic text are centred, half whitened, and rotated at random into the heads' query space;
 k-means there gives each half-key its codebook. Random keys leave hub slots that every text reads;
 these do not.
 """
@@ -14,6 +14,9 @@ from active_reading.train.memory import ProductKeyMemory
 
 # Directions with less than this share of the mean variance carry noise and are not blown up by whitening.
 MIN_VARIANCE = 1e-3
+# How much of the difference between the directions' variances whitening takes away: of 1, all of it. The widest
+# directions then say no more than the narrowest, and a memory learns less of real texts (EXPERIMENTS.md, 2026-11-30).
+WHITENING = 0.5
 
 
 def set_codebooks(memory: ProductKeyMemory, hidden: Tensor, seed: int) -> None:
@@ -41,7 +44,7 @@ def random_codebooks(memory: ProductKeyMemory, hidden: Tensor, seed: int) -> Non
 
 
 def _set_queries(memory: ProductKeyMemory, hidden: Tensor, seed: int) -> Tensor:
-    """Whiten and rotate; returns the queries (M, H, 2, d)."""
+    """Half whiten and rotate; returns the queries (M, H, 2, d)."""
     rotation = _rotation(memory, torch.Generator().manual_seed(seed))
     memory.query_mean.copy_(hidden.mean(0))
     memory.query_weight.copy_(_whitening(hidden - hidden.mean(0)) @ rotation)
@@ -49,10 +52,11 @@ def _set_queries(memory: ProductKeyMemory, hidden: Tensor, seed: int) -> Tensor:
 
 
 def _whitening(centred: Tensor) -> Tensor:
-    """(D, D) map to unit variance in every direction."""
+    """(D, D) map to directions whose variances v become `v ** (1 - WHITENING)`, times what makes their mean 1."""
     variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
-    floor = MIN_VARIANCE * variances.mean()
-    return directions / variances.clamp_min(floor).sqrt()
+    variances = variances.clamp_min(MIN_VARIANCE * variances.mean())
+    scale = variances ** (WHITENING / 2)
+    return directions / (scale * (variances / scale**2).mean().sqrt())
 
 
 def _rotation(memory: ProductKeyMemory, generator: torch.Generator) -> Tensor:

@@ -118,7 +118,7 @@ class ProductKeyMemory(nn.Module):
         return read.to(x.dtype).view_as(x)
 
     def queries(self, x: Tensor) -> Tensor:
-        """(M, D) -> (M, H, 2, d): centred, whitened and rotated hidden states."""
+        """(M, D) -> (M, H, 2, d): centred, half whitened and rotated hidden states (see `codebooks`)."""
         projected = (x - self.query_mean.to(x)) @ self.query_weight.to(x)
         return projected.view(-1, self.num_heads, 2, self.key_width)
 

@@ -19,7 +19,7 @@ from active_reading.train.precision import compute_dtype
 from active_reading.train.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
-VERSION = 4  # goes up when the code makes another memory of the same
+VERSION = 5  # goes up when the code makes another memory of the same
 SHAPE = (
     "layers",
     "num_keys",
