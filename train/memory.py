@@ -119,7 +119,7 @@ class ProductKeyMemory(nn.Module):
 
     def queries(self, x: Tensor) -> Tensor:
         """(M, D) -> (M, H, 2, d): centred, half whitened and rotated hidden states (see `codebooks`)."""
-        projected = (x - self.query_mean.to(x)) @ self.query_weight.to(x)
+        projected = (x - self.query_mean.to(x.dtype)) @ self.query_weight.to(x.dtype)
         return projected.view(-1, self.num_heads, 2, self.key_width)
 
     def lookup(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +128,7 @@ class ProductKeyMemory(nn.Module):
         A slot (i, j) scores `s1[i] + s2[j]`, so the best K of all N are among the best K x best K. In
         the precision of `x` (fp32 in `forward`), also where the whole model was cast to less.
         """
-        queries, keys = self.queries(x), self.keys.to(x)
+        queries, keys = self.queries(x), self.keys.to(x.dtype)
         # Minus half the squared distance to the key, up to a constant per query.
         scores = torch.einsum("mhsd,hsnd->mhsn", queries, keys) - 0.5 * keys.square().sum(-1)
         best, index = scores.topk(self.top_k, dim=-1)  # (M, H, 2, K)
