@@ -14,8 +14,8 @@ from active_reading.train.memory import ProductKeyMemory
 
 # Directions with less than this share of the mean variance carry noise and are not blown up by whitening.
 MIN_VARIANCE = 1e-3
-# How much of the difference between the directions' variances whitening takes away: 1 takes away all of it. The widest
-# directions then say no more than the narrowest, and a memory learns less (EXPERIMENTS.md, 2026-11-30).
+# How much of the difference between the directions' variances whitening takes away: 1 takes away all of it. The
+# widest directions then say no more than the narrowest, and a memory learns less (EXPERIMENTS.md, 2026-11-30).
 WHITENING = 0.5
 
 

@@ -244,5 +244,5 @@ def _check_same_memory(one: dict[str, Any], other: dict[str, Any], first: Path, 
     if one["keys_hash"] != other["keys_hash"]:
         raise ValueError(
             f"{first} and {second} have different keys, so that their slots mean different things: make both with "
-            "one version of active-reading and the same settings of train (memory, background, batch_tokens, max_length)"
+            "one version of active-reading and the same train.memory, background, batch_tokens and max_length"
         )
