@@ -76,7 +76,7 @@ class Run:
 
 # What is taught alone is hard to find behind other text (EXPERIMENTS.md, 2026-11-29). Five texts are 290 tokens.
 TOGETHER: dict[str, Any] = {"texts_per_sequence": 5, "batch_tokens": 256, "schedule": "linear"}
-# Three times the default's memories, twice its rows: more is learned, and the patch has 38 MB in place of 7.
+# Three times the default's memories, twice its rows: more is learned, and the patch has 39 MB in place of 7.
 MEMORY: dict[str, Any] = {"memory.layers": list(range(0, 30, 2)), "memory.top_t": 2000}
 BEST_RATE = 0.03  # of such a memory
 REPLAY: dict[str, Any] = {"replay_share": 0.05}
