@@ -78,31 +78,35 @@ class Run:
 TOGETHER: dict[str, Any] = {"texts_per_sequence": 5, "batch_tokens": 256, "schedule": "linear"}
 # Three times the default's memories, twice its rows: more is learned, and the patch has 39 MB in place of 7.
 MEMORY: dict[str, Any] = {"memory.layers": list(range(0, 30, 2)), "memory.top_t": 2000}
-BEST_RATE = 0.03  # of such a memory
-REPLAY: dict[str, Any] = {"replay_share": 0.05}
+BEST_RATES: dict[Method, float] = {"full": 2e-4, "lora": 2e-4, "memory": 0.03}
 RATES: dict[Method, tuple[float, ...]] = {
     "full": (2e-5, 5e-5, 1e-4, 2e-4),
     "lora": (5e-5, 1e-4, 2e-4, 5e-4),
-    "memory": (0.005, 0.01, 0.02, 0.04),
+    "memory": (0.01, 0.02, 0.03, 0.04),
 }
+SEEDS = (0, 1, 2)
 
 
 def quick_runs() -> list[Run]:
     """The best rate of each method; LoRA, which learns least, with one seed."""
-    compared: dict[Method, float] = {"full": 2e-4, "memory": BEST_RATE}
-    runs = [_run(method, rate, seed, {}) for seed in (0, 1, 2) for method, rate in compared.items()]
-    return [*runs, _run("lora", 2e-4, 0, {})]
+    return [
+        _run(method, rate, seed, {})
+        for seed in SEEDS
+        for method, rate in BEST_RATES.items()
+        if method != "lora" or seed == SEEDS[0]
+    ]
 
 
 def full_runs() -> list[Run]:
-    """Four rates a method, three seeds, replay 0, 1 and 5 %, KL off and on."""
-    kl: dict[str, Any] = {"kl_weight": 0.5}
-    return _compared([{}, {"replay_share": 0.01}, REPLAY, kl, REPLAY | kl], (0, 1, 2))
-
-
-def sweep_runs() -> list[Run]:
-    """Four rates a method, one seed, without replay and with 5 % of it."""
-    return _compared([{}, REPLAY], (0,))
+    """Replay of 0, 1 and 5 %, and KL: four rates a method with one seed, the best of them with three."""
+    changes: list[dict[str, Any]] = [{}, {"replay_share": 0.01}, {"replay_share": 0.05}, {"kl_weight": 0.5}]
+    return [
+        _run(method, rate, seed, change)
+        for change in changes
+        for method, rates in RATES.items()
+        for rate in rates
+        for seed in (SEEDS if rate == BEST_RATES[method] else SEEDS[:1])
+    ]
 
 
 def ablation_runs(seeds: Iterable[int]) -> list[Run]:
@@ -118,13 +122,8 @@ def ablation_runs(seeds: Iterable[int]) -> list[Run]:
     changes += [{"memory.damping": damping} for damping in (0.01, 0.1, 10.0)]
     changes += [{"memory.codebooks": "random"}, {"kl_weight": 0.5}]
     by_rms: list[dict[str, Any]] = [{"memory.update_rule": rule} for rule in ("row", "table")]
-    runs = [(BEST_RATE, change) for change in changes] + [(0.1, change) for change in by_rms]
+    runs = [(BEST_RATES["memory"], change) for change in changes] + [(0.1, change) for change in by_rms]
     return [_run("memory", rate, seed, change) for seed in seeds for rate, change in runs]
-
-
-def _compared(changes: list[dict[str, Any]], seeds: Iterable[int]) -> list[Run]:
-    choices = [(method, rate) for method, rates in RATES.items() for rate in rates]
-    return [_run(*choice, seed, change) for change in changes for choice in choices for seed in seeds]
 
 
 def _run(method: Method, rate: float, seed: int, changes: dict[str, Any]) -> Run:
@@ -250,13 +249,12 @@ def main() -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="40,960 tokens a run; 7 runs, half an hour to three quarters on two cores",
+        help="7 runs, half an hour to three quarters on two cores; without it 72, eight hours",
     )
     parser.add_argument(
         "--ablation", action="store_true", help="memory alone, one thing changed at a time; with --quick, one seed"
     )
-    parser.add_argument("--sweep", action="store_true", help="with --quick: four rates a method, one seed, 24 runs")
-    parser.add_argument("--tokens", type=int, help="budget of a run, in place of the mode's")
+    parser.add_argument("--tokens", type=int, default=40_960, help="budget of a run")
     parser.add_argument("--corpus", choices=("people", "demo", "xquad"), default="people")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "forgetting")
@@ -265,7 +263,6 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     material = make_material(arguments.corpus, arguments.data, arguments.output, arguments.quick)
     bench = Bench(material, arguments.data)
-    num_tokens = arguments.tokens or (40_960 if arguments.quick else 61_440)
     print(
         f"{len(bench.material.texts)} texts, {len(bench.material.questions)} questions; base",
         bench.base,
@@ -276,14 +273,13 @@ def main() -> None:
         runs = ablation_runs((0,) if arguments.quick else (0, 1))
     else:
         runs = quick_runs() if arguments.quick else full_runs()
-        runs = sweep_runs() if arguments.sweep else runs
     for number, run in enumerate(runs, start=1):
-        if run.identity(num_tokens) in _lines(points, bench.identity):
+        if run.identity(arguments.tokens) in _lines(points, bench.identity):
             continue
         print(f"run {number} of {len(runs)}: {run.setting()} seed {run.seed}", flush=True)
-        bench.run(run, num_tokens, points, arguments.output / "scratch")
+        bench.run(run, arguments.tokens, points, arguments.output / "scratch")
     made = _lines(points, bench.identity)
-    print(json.dumps(summarize([made[run.identity(num_tokens)] for run in runs])))
+    print(json.dumps(summarize([made[run.identity(arguments.tokens)] for run in runs])))
 
 
 def _lines(points: Path, corpus: str) -> dict[str, dict[str, Any]]:
