@@ -10,12 +10,13 @@ answer likelier; `nats` is the fall of the NLL beyond that on the control (a ris
 compared at the same gold NLL, at the same F1 (beyond the control's) and at the same `nats`. Of a model that knows
 all, nats say little: its NLL has no more room, and they rise when the control gets worse.
 Forgetting: rise of the NLL against the untouched base on GSM8K problems with their solutions, gold NQ-open answers
-(5-shot) and docstrings of Python's standard library; nothing of these sets is in the background or replay text. The
-questions and answers that `own_texts` adds are the base's own (not checked against these sets). WikiText-2 is
-reported apart. Seeds share what is prepared before a training: a memory's keys, and own text.
-Every run's rate falls to 0 at its end. There it is measured with all that it learned, and with shares of it
-(`train/strength.py`): a model that knows more than it is compared at is scaled down to it. What is compared below
-the smallest share is interpolated from the untouched base, which overstates what is lost there.
+(5-shot) and docstrings of Python's standard library; beside it the F1 of the model's own answers to NQ-open.
+Nothing of these sets is in the background or replay text. The questions and answers that `own_texts` adds are the
+base's own (not checked against these sets). WikiText-2 is reported apart. Seeds share what is prepared before a
+training: a memory's keys, and own text. Every run's rate falls to 0 at its end. There it is measured with all that
+it learned, and with shares of it (`train/strength.py`): a model that knows more than it is compared at is scaled
+down to it. What is compared below the smallest share is interpolated from the untouched base, which overstates what
+is lost there.
 The runs' points go to `points.jsonl` as they come; a run that is there already is not made again. Without `--data`
 (default: shared/data beside the project) only docstrings are measured. The last line of standard output is one JSON
 object.
@@ -163,7 +164,8 @@ class Bench:
         for prefix, asked in (("", self.material.questions), ("control_", self.material.control)):
             scores |= {f"{prefix}{name}": score for name, score in closed_book(book, asked).items()}
         if self.nq:
-            scores["nq"] = fmean(ClosedBook(model, self.tokenizer, self.shots, 12).answer_nll(self.nq))
+            answered = closed_book(ClosedBook(model, self.tokenizer, self.shots, 12), self.nq)
+            scores |= {"nq": answered["nll"], "nq_f1": answered["f1"]}
         for name, texts in self.texts.items():
             scores[name] = fmean(each.nll for each in text_scores(model, self.tokenizer, texts, 4))
         return scores
