@@ -1,13 +1,14 @@
 """Two models on the same questions, item by item: what one knows that the other does not, and how sure that is.
 
 Rows are one per item: a question has `question`, `answers`, `f1`, `exact_match` and `answer_nll` (nats per token),
-a text has `text` and `nll`. Both models' rows are of the same items, in any order.
+a text has `text` and `nll`, an item of a standard task `text` and the scores of lm-evaluation-harness. Both models'
+rows are of the same items, in any order.
 NOT covered: intervals over seeds (`seeds.py`); correction for many comparisons. The interval needs means that are
 close to normal: where few questions changed from wrong to right or back, trust the test.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from scipy import stats
@@ -15,6 +16,7 @@ from scipy import stats
 from active_reading.eval.scores import mean_and_error
 
 METRICS = ("f1", "exact_match", "answer_nll", "nll")
+HARNESS_METRICS = ("acc", "acc_norm", "nll_per_byte", "bits_per_byte")
 Row = dict[str, Any]
 
 
@@ -26,7 +28,7 @@ def compare(before: Sequence[Row], after: Sequence[Row], names: tuple[str, str])
     `names` are the models', for the message. Raises ValueError, naming what differs, when the items do.
     """
     matched = pairs(before, after, names)
-    metrics = [key for key in METRICS if key in matched[0][0]]
+    metrics = metrics_of(row for pair in matched for row in pair)
     found: dict[str, Any] = {"n": len(matched)}
     found["metrics"] = {
         key: mean_difference([old[key] for old, _ in matched], [new[key] for _, new in matched]) for key in metrics
@@ -37,6 +39,13 @@ def compare(before: Sequence[Row], after: Sequence[Row], names: tuple[str, str])
         found |= {"lost": right.count((True, False))}
         found["p_value"] = mcnemar(found["gained"], found["lost"])
     return found
+
+
+def metrics_of(rows: Iterable[Row]) -> list[str]:
+    """The metrics that every row has: ours, and the harness's of which it is known whether more is better."""
+    shared = set.intersection(*({key for key, value in row.items() if value is not None} for row in rows))
+    of_filters = sorted(key for key in shared if key.startswith("exact_match,"))
+    return [key for key in (*METRICS, *HARNESS_METRICS, *of_filters) if key in shared]
 
 
 def mean_difference(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from active_reading.eval.paired import METRICS, Row, item_of, mean_difference, pairs, t_quantile
+from active_reading.eval.paired import Row, item_of, mean_difference, metrics_of, pairs, t_quantile
 
 
 def over_seeds(
@@ -29,11 +29,9 @@ def over_seeds(
     ]
     for rows in after[1:]:
         pairs(after[0], rows, (f"the first seed of {names[1]}", "another one"))
-    first = next(iter(found[0].values()))[0]
     metrics = {
         key: crossed_difference([[seed[item][1][key] - seed[item][0][key] for item in found[0]] for seed in found])
-        for key in METRICS
-        if key in first
+        for key in metrics_of(row for seed in found for pair in seed.values() for row in pair)
     }
     return {"n": len(found[0]), "seeds": len(found), "metrics": metrics}
 

@@ -174,8 +174,12 @@ def _table_name(layer: int, settings: MemorySettings) -> str:
 
 
 def _add_beside(memory: ProductKeyMemory) -> Any:
-    def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + memory(args[0]) if memory.enabled else output
+    def hook(_: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
+        if not memory.enabled:
+            return output
+        if isinstance(output, tuple):  # of a mixture of experts, with what its router said
+            return output[0] + memory(args[0]), *output[1:]
+        return output + memory(args[0])
 
     return hook
 

@@ -41,7 +41,8 @@ class AdapterFiles:
 
     def keys_hash(self) -> str:
         """Hash of what decides which slot a hidden state reads: two adapters that share it share their slots."""
-        digest = hashlib.blake2b(str(self.config["version"]).encode(), digest_size=16)
+        shape = [self.config["memory"].get(name) for name in ("shared_values", "top_k")]
+        digest = hashlib.blake2b(json.dumps([self.config["version"], *shape]).encode(), digest_size=16)
         for name in sorted(name for name in self.tensors if name.endswith(KEY_TENSORS)):
             digest.update(name.encode())
             digest.update(self.tensors[name].contiguous().view(torch.uint8).numpy().tobytes())

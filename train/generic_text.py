@@ -13,7 +13,10 @@ def read_background(path: str | None = None, limit: int = 0) -> list[str]:
     """
     file = Path(path) if path else SHIPPED
     try:
-        texts = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # JSON lines end nowhere else
+        texts = [json.loads(line)["text"] for line in lines if line.strip()]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise TypeError("a text that is none, or no line")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"train.background={path}: {error!r}; needs JSON lines with a 'text' each") from None
     if limit > len(texts):

@@ -40,6 +40,17 @@ def test_texts_are_compared_by_their_nll_alone():
     assert found["metrics"]["nll"]["mean"] == pytest.approx(0.3)
 
 
+def test_scores_of_the_harness_are_compared_where_every_item_has_them():
+    before = [{"text": "a", "acc": 1.0, "bits_per_byte": 1.0, "exact_match,all": 0.0, "ppl": 3.0, "acc_norm": None}]
+    after = [{"text": "a", "acc": 0.0, "bits_per_byte": 1.5, "exact_match,all": 1.0, "ppl": 4.0, "acc_norm": 1.0}]
+    found = compare(before, after, NAMES)
+    assert {key: change["mean"] for key, change in found["metrics"].items()} == {
+        "acc": -1.0,
+        "bits_per_byte": 0.5,
+        "exact_match,all": 1.0,
+    }, "of what has no known better side, and of what an item lacks, nothing is told"
+
+
 def test_the_interval_by_hand():
     """Differences 1, 2, 3: mean 2, variance 1, error 1 / sqrt(3); t for two degrees of freedom is 4.303."""
     found = mean_difference([10.0, 20.0, 30.0], [11.0, 22.0, 33.0])

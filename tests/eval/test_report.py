@@ -11,6 +11,7 @@ from typing import Any
 from made_up_results import DOCUMENT, HOSTILE, SPAN, fake_comparisons, page_of
 
 from active_reading.eval.changes import finite
+from active_reading.eval.paired import compare
 from active_reading.eval.summary import summary_table
 
 
@@ -164,10 +165,14 @@ def test_a_standard_task_is_a_column_and_its_accuracy_is_better_higher(
     for model, score in zip(results["models"], (0.5, *[0.4] * 6), strict=True):
         model["retention"]["hellaswag"] = {"n": 9, "acc": score, "acc_se": 0.01, "word_perplexity": 9.0}
     results["comparisons"] = fake_comparisons(results["models"])
+    before = [{"text": str(number), "acc": 0.5} for number in range(9)]
+    after = [{"text": str(number), "acc": 0.4 + (number - 4) / 100} for number in range(9)]
+    for pair in results["comparisons"]:
+        pair["sets"]["hellaswag"] = compare(before, after, ("base", "trained"))
     page = page_of(results, tmp_path)
     assert "Hellaswag (9)</th>" in page
     assert "<th>Accuracy</th>" in page
-    assert page.count('<small class="worse">\u22120.100 ± 0.014</small>') == 6
+    assert page.count('<small class="worse">\u22120.100 ± 0.009</small>') == 6
 
 
 def test_the_page_shows_how_different_texts_are_and_what_none_mentions(results, tmp_path):

@@ -10,16 +10,19 @@ import pytest
 import torch
 from small_models import (
     FAMILIES,
+    GROUPED,
     OWN_OR_SHARED,
     SETTINGS,
     SHARED,
+    SIZES,
+    TOKENS,
     fill,
     learning_model,
     logits,
     random_model,
     some_tokens,
 )
-from transformers import AutoModelForCausalLM, OPTConfig
+from transformers import AutoModelForCausalLM, GptOssConfig, OPTConfig
 
 from active_reading.train.adapter import (
     attach_memory,
@@ -54,6 +57,18 @@ def test_a_memory_adds_its_read_to_the_output_of_its_mlp(family):
     fill(adapter)
     assert sorted(adapter.memories) == [0, 2]
     torch.testing.assert_close(plain(x), alone + adapter.memories[2](x))
+
+
+def test_a_memory_stands_beside_a_mixture_of_experts_that_also_says_what_its_router_chose():
+    torch.manual_seed(0)
+    config = GptOssConfig(**SIZES, **GROUPED, **TOKENS, head_dim=8, num_local_experts=4, num_experts_per_tok=2)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    ids = some_tokens()
+    before = logits(model, ids)
+    adapter = attach_memory(model, SETTINGS)
+    assert torch.equal(logits(model, ids), before)
+    fill(adapter)
+    assert not torch.allclose(logits(model, ids), before, atol=1e-2), "the memories are read"
 
 
 @FAMILIES

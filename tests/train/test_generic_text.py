@@ -17,10 +17,11 @@ def test_enough_text_ships_and_no_two_are_alike():
 
 def test_a_file_of_ones_own_is_read_in_its_order(tmp_path):
     path = tmp_path / "own.jsonl"
-    lines = [json.dumps({"text": text, "more": 1}) for text in ("one", "zwei: \u00fc", "three")]
-    path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
-    assert read_background(str(path)) == ["one", "zwei: \u00fc", "three"]
-    assert read_background(str(path), limit=2) == ["one", "zwei: \u00fc"]
+    texts = ["one", "zwei: \u00fc", "a line\u2028and another", "three"]
+    lines = [json.dumps({"text": text, "more": 1}, ensure_ascii=False) for text in texts]
+    path.write_text("\ufeff" + "\n\n".join(lines) + "\n", encoding="utf-8")
+    assert read_background(str(path)) == texts
+    assert read_background(str(path), limit=2) == texts[:2]
 
 
 def test_more_texts_than_there_are_are_refused(tmp_path):
@@ -29,7 +30,10 @@ def test_more_texts_than_there_are_are_refused(tmp_path):
         read_background(limit=number + 1)
 
 
-@pytest.mark.parametrize("content", ["not json\n", '{"words": "no text"}\n', "[1]\n", None])
+MALFORMED = ["not json\n", '{"words": "no text"}\n', "[1]\n", '{"text": 5}\n', '{"text": null}\n', "", None]
+
+
+@pytest.mark.parametrize("content", MALFORMED)
 def test_a_file_that_is_missing_or_malformed_is_refused_by_the_setting(tmp_path, content):
     path = tmp_path / "own.jsonl"
     if content is not None:

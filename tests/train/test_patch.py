@@ -33,6 +33,8 @@ def write(
     base: str = "h",
     keys: float = 0.0,
     trainings: dict[str, list[int]] | None = None,
+    top_k: int = 1,
+    shared_values: bool = False,
 ) -> Path:
     """A memory of two tables; each row that has learned was touched in two of `batches` steps.
 
@@ -61,7 +63,7 @@ def write(
         "base_model": "m",
         "base_hash": base,
         "background_batches": known,
-        "memory": {"layers": [0, 2]},
+        "memory": {"layers": [0, 2], "top_k": top_k, "shared_values": shared_values},
     }
     write_adapter(AdapterFiles(config, tensors), folder)
     return folder
@@ -164,7 +166,13 @@ def test_a_patch_between_alike_adapters_is_refused(states, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("other", "message"), [({"base": "g"}, "different bases"), ({"keys": 0.5}, "different keys")]
+    ("other", "message"),
+    [
+        ({"base": "g"}, "different bases"),
+        ({"keys": 0.5}, "different keys"),
+        ({"top_k": 2}, "different keys"),
+        ({"shared_values": True}, "different keys"),
+    ],
 )
 def test_another_base_and_other_keys_are_refused_everywhere(states, tmp_path, other, message):
     strange, taught = write(tmp_path / "x", EMPTY, **other), write(tmp_path / "y", {"0": {15: 1.0}}, **other)
