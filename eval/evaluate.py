@@ -35,6 +35,7 @@ from active_reading.eval.texts import batched, text_scores
 from active_reading.train import precision
 from active_reading.train.load import base_of, load_model, load_tokenizer
 from active_reading.train.objectives import BaseLogits, untouched_logits
+from active_reading.train.out_of_memory import out_of_memory
 from active_reading.train.student import PATCH_NAME
 
 Progress = Callable[[int, int, str], None]
@@ -64,7 +65,8 @@ def evaluate_model(
     base itself), `ceilings` (of the base only: what it scores when it reads a passage), `slot_sharing` (of a memory
     with its patch beside it, on the documents of `passages`; else None), `answers` (one row per gold question) and
     `kept` (one row per item of the retention sets, with its `set`). Raises ValueError for questions that cannot be
-    asked, before the model is loaded, and for a score that is not a number, naming model and item.
+    asked, before the model is loaded, for a lack of memory, and for a score that is not a number, naming model and
+    item.
     """
     asked = _Asked(model_path, base_model, settings, AnswerStore(store))
     limit, is_base = settings.general_limit or None, str(model_path) == str(base_model)
@@ -85,7 +87,8 @@ def evaluate_model(
         done += count
         progress(done, total, "items")
 
-    rows, of_texts = asked.questions(sets, tell), asked.texts(texts, tell)
+    with out_of_memory("lower evaluate.batch_size; what was answered is kept"):
+        rows, of_texts = asked.questions(sets, tell), asked.texts(texts, tell)
     rows |= {name: found for (kind, name), found in of_texts.items() if kind == "nll"}
     away = {name: found for (kind, name), found in of_texts.items() if kind == "kl"}
     for name, found in (*rows.items(), *((f"divergence on {name}", found) for name, found in away.items())):

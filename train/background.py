@@ -25,11 +25,16 @@ SEED = 0
 
 
 def prepare_memory(model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings) -> None:
-    """Give fresh memories their keys, and find out how generic text reads their slots and depends on the reads."""
+    """Give fresh memories their keys, and find out how generic text reads their slots and depends on the reads.
+
+    Raises ValueError for a base whose weights are broken.
+    """
     sequences = generic_sequences(model, tokenizer, settings)
     # Kinds of text are mixed, so that a slot that one kind always reads is in the count of every batch.
     mixed = mixed_batches(sequences, settings.batch_tokens, SEED)
     hidden = hidden_states(model, adapter, [collate(Batch(batch), tokenizer.pad_token_id) for batch in mixed])
+    if not all(torch.cat(each).isfinite().all() for each in hidden.values()):
+        raise ValueError(f"the weights in {model.config.name_or_path} are broken: its hidden states are not finite")
     for layer, memory in adapter.memories.items():
         if settings.memory.codebooks == "kmeans":
             set_codebooks(memory, torch.cat(hidden[layer]), SEED)

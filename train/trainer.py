@@ -20,8 +20,11 @@ from active_reading.train.batches import Batch, Sequence, add_replay, join_texts
 from active_reading.train.generic_text import read_background
 from active_reading.train.load import base_of, load_tokenizer
 from active_reading.train.loop import AfterStep, Loop, NotFinite, Progress, Watcher
+from active_reading.train.out_of_memory import out_of_memory
 from active_reading.train.settings import Method, TrainSettings
 from active_reading.train.student import Student, make_student
+
+CURE = "lower train.batch_tokens, train.texts_per_sequence or train.max_length"
 
 
 def train_model(
@@ -53,25 +56,21 @@ def train_model(
     batches, once = _plan(texts, groups, tokenizer, settings)
     num_tokens = sum(len(sequence) for batch in batches for sequence in batch.new)
     provenance = f"{len(texts)} texts, {num_tokens} tokens"
-    student = make_student(base_model, method, settings, tokenizer, once, memories)
+    with out_of_memory(CURE):
+        student = make_student(base_model, method, settings, tokenizer, once, memories)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = _last_checkpoint(folder)
     watcher = Watcher(folder / "metrics.jsonl", progress, checkpoint)
     callbacks = [watcher, *([AfterStep(on_step, student.model)] if on_step else [])]
-    loop = Loop(student, batches, settings, folder, callbacks)
     try:
-        loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with out_of_memory(CURE):
+            loop = Loop(student, batches, settings, folder, callbacks)
+            loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except NotFinite as problem:
         if loop.state.global_step == 0:
             raise ValueError(f"{problem}, before any training: the weights in {base_model} are broken") from None
         kept = _keep_last_good(loop, student, folder, provenance)
         raise ValueError(f"{problem}: lower train.learning_rates.{method} ({kept})") from None
-    except (RuntimeError, MemoryError) as error:
-        if _out_of_memory(error):
-            raise ValueError(
-                "out of memory: lower train.batch_tokens, train.texts_per_sequence or train.max_length"
-            ) from None
-        raise
     student.finish(len(batches), settings.memory.protect_learned)
     _save(loop, student, folder, provenance)
     if loop.is_world_process_zero():
@@ -173,7 +172,3 @@ def _is_json(path: Path) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -96,3 +96,13 @@ def test_keys_are_of_the_kind_that_was_asked_for(tiny_model):
     (_, fitted), (_, random) = prepared(tiny_model), prepared(tiny_model, codebooks="random")
     assert torch.equal(fitted.memories[1].query_weight, random.memories[1].query_weight)
     assert not torch.allclose(fitted.memories[1].keys, random.memories[1].keys, atol=0.1)
+
+
+def test_a_base_whose_weights_are_broken_is_told(tiny_model):
+    model = load_model(tiny_model)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(torch.nan)
+        model.get_input_embeddings().weight.fill_(torch.nan)
+    adapter = attach_memory(model, SETTINGS.memory)
+    with pytest.raises(ValueError, match="the weights in .* are broken: its hidden states are not finite"):
+        prepare_memory(model, adapter, load_tokenizer(tiny_model), SETTINGS)

@@ -26,7 +26,7 @@ from training import (
     train,
 )
 
-from active_reading.train import loop, trainer
+from active_reading.train import background, loop, trainer
 from active_reading.train.adapter_files import read_adapter, unpack_reads, without
 from active_reading.train.batches import Batch, Sequence, collate, tokenize
 from active_reading.train.generic_text import read_background
@@ -210,6 +210,18 @@ def test_texts_longer_than_the_context_are_refused(tiny_model, tmp_path):
     with pytest.raises(ValueError, match="train.max_length=4097 exceeds the model's context of 4096 tokens"):
         train(tiny_model, "full", tmp_path, max_length=4097)
     assert train(tiny_model, "full", tmp_path, max_length=4096, num_tokens=100).summary["tokens"] == 100
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), [(loop, "next_token_loss"), (background, "next_token_loss"), (loop, "base_logits_of")]
+)
+def test_a_lack_of_memory_is_told_wherever_it_comes(tiny_model, tmp_path, monkeypatch, place, name):
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(place, name, fail)
+    with pytest.raises(ValueError, match="out of memory: lower train.batch_tokens"):
+        train(tiny_model, "memory", tmp_path, num_tokens=100, kl_weight=0.5)
 
 
 @pytest.mark.parametrize(
