@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
+from active_reading.augment.characters import writable
 from active_reading.augment.engine import (
     CANDIDATES,
     TOO_LONG,
@@ -90,7 +91,11 @@ class EndpointEngine:
         self.settings = settings
         self.num_running = 0
         self.concurrency = Concurrency(max_at_once)
-        key = os.environ.get(settings.key_variable)
+        key = os.environ.get(settings.key_variable, "").strip()
+        if not (key.isascii() and (key.isprintable() or not key)):
+            raise ValueError(
+                f"{settings.key_variable} in the environment is no key: it has characters that none has"
+            )
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._done: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         self._waiting: asyncio.Queue[tuple[str, Messages, Sampling]] = asyncio.Queue()
@@ -119,7 +124,8 @@ class EndpointEngine:
 
     def close(self) -> None:
         """Give up what runs."""
-        self._loop.call_soon_threadsafe(lambda: self._main.cancel())
+        if not self._loop.is_closed():  # where its thread has died
+            self._loop.call_soon_threadsafe(lambda: self._main.cancel())
         self._thread.join()
 
     def _serve(self) -> None:
@@ -234,7 +240,7 @@ def _completion(request_id: str, response: httpx.Response, yes_no: bool) -> Comp
             finish_reason = "stop" if finish_reason == "length" else finish_reason
         counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
-        return Completion(request_id, text.strip(), str(finish_reason), *counts, cached_tokens=cached)
+        return Completion(request_id, writable(text).strip(), str(finish_reason), *counts, cached_tokens=cached)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         shown = " ".join(response.text.split())[:200]
         raise Trouble("bad_answer", f"{type(error).__name__} in '{shown}'", is_load=False) from error

@@ -6,6 +6,8 @@ The ledger keeps the JSON as the model wrote it.
 import json
 from typing import Any
 
+from active_reading.augment.characters import writable
+
 
 def plain_answer(text: str) -> str:
     """Question-answer pairs as `Q:` and `A:` lines, lists of strings as `## ` lines, any other text as it is.
@@ -13,11 +15,10 @@ def plain_answer(text: str) -> str:
     What is no JSON (cut short, mostly) stays as it is: whoever parses it says what is wrong.
     """
     try:
-        value = json.loads(text)
-    except ValueError:
+        lines = _lines(json.loads(text))
+    except (ValueError, RecursionError):  # brackets within brackets without end, too
         return text
-    lines = _lines(value)
-    return "\n".join(lines) if lines else text
+    return writable("\n".join(lines)) if lines else text
 
 
 def _lines(value: Any) -> list[str]:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from active_reading.augment.characters import writable
 from active_reading.augment.sources import SkippedFile, SourceFile
 
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -101,10 +102,8 @@ def is_blank(text: str) -> bool:
 
 
 def normalize_lines(text: str) -> str:
-    """Plain line ends; half a surrogate pair, which JSON may hold and no file can, becomes U+FFFD."""
-    if not text.isascii():
-        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    """Plain line ends, and only characters that a file can hold."""
+    return writable(text).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _one_document(file: SourceFile, stream: BinaryIO, columns: Columns) -> Parsed:

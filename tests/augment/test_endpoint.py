@@ -128,6 +128,27 @@ def test_an_answer_comes_back_with_its_counts_and_the_request_says_all_that_was_
     assert server.headers[0]["Authorization"] == "Bearer secret-key"
 
 
+def test_half_a_character_in_an_answer_becomes_one_that_a_file_can_hold(serve):
+    said = {"choices": [{"message": {"content": "The \ud83d owl"}, "finish_reason": "stop"}]}
+    (done,) = ask(serve(lambda handler, _: send(handler, 200, said))).values()
+    assert done.text == "The \ufffd owl"
+
+
+def test_a_key_with_a_line_end_is_sent_without_it(serve, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-key\n")
+    server = serve(lambda handler, _: send(handler, 200, ANSWER))
+    ask(server)
+    assert server.headers[0]["Authorization"] == "Bearer secret-key"
+
+
+@pytest.mark.parametrize("key", ["sk-\u2019x\u2019", "sk-two\nlines"])
+def test_what_can_be_no_key_is_refused_and_not_shown(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ValueError, match="^OPENAI_API_KEY in the environment is no key") as told:
+        EndpointEngine(EndpointSettings(url="http://127.0.0.1:9", model="tiny"), 1)
+    assert "sk-" not in str(told.value)
+
+
 def test_a_yes_or_no_comes_back_as_the_probability_of_a_yes(serve):
     candidates = [{"token": "Yes", "logprob": math.log(0.6)}, {"token": " no", "logprob": math.log(0.2)}]
     choice = {"message": {"content": "Yes"}, "finish_reason": "length"}

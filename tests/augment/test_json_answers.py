@@ -27,6 +27,8 @@ PAIRS = (
         ('{"questions": [{"question": "Who', '{"questions": [{"question": "Who'),
         ("The owl sleeps.", "The owl sleeps."),
         ("[]", "[]"),
+        ("[" * 5000, "[" * 5000),
+        ('["Draw \\ud83d a tree"]', "## Draw \ufffd a tree"),
         ("7", "7"),
     ],
 )
