@@ -102,10 +102,12 @@ def make_ask(
     progress: Progress,
     max_tokens: int = ANSWER_TOKENS,
     cut: bool = False,
+    on_failed: Callable[[int], None] = lambda number: None,
 ) -> Ask:
     """Asks an engine as `generate` does, drawing nothing at random; what the ledger has is not asked again.
 
     An answer that was cut (at `max_tokens`, or because it went round in circles) is none, unless `cut` wants those.
+    `on_failed` is told how many requests failed, each time that something is asked.
     """
 
     def ask(rows: pl.DataFrame, template: str) -> pl.Series:
@@ -113,7 +115,9 @@ def make_ask(
         uses = [TemplateUse(template=template, max_tokens=max_tokens)]
         plain = {"templates": uses, "temperature": 0.0, "top_p": 1.0, "seed": 0}
         made = generate(different, settings.model_copy(update=plain), model, ledger, make_engine, progress, ASKED)
-        check_requests(request_counts(made.rows, made.num_planned))
+        counts = request_counts(made.rows, made.num_planned)
+        check_requests(counts)
+        on_failed(counts["failed"])
         wanted = pl.col("error").is_null() if cut else STATUS == "accepted"
         answered = made.rows.filter(wanted)
         answers = different.join(answered.select("chunk_id", answer="text"), on="chunk_id", how="left")

@@ -1,12 +1,16 @@
 """Stages that put questions to a model besides `generate`: gold questions made of the corpus, a judge, a grader."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
+from active_reading.augment.engine import Engine
 from active_reading.augment.identity import content_hash, file_hash
+from active_reading.augment.judge import Ask, judge_texts, make_ask
+from active_reading.augment.ledger import Ledger
 from active_reading.augment.plan import ModelIdentity
 from active_reading.augment.settings import GenerateSettings
 from active_reading.eval.grade import GRADING, describe_grades, doubt
@@ -68,6 +72,47 @@ def identity(study: Study, model: ResolvedModel) -> ModelIdentity:
     return answering(study.generate, model.name, model.revision)
 
 
+class _Asking:
+    """What a stage asks with, its ledger in the study's folder of that name, and how many requests failed."""
+
+    def __init__(
+        self,
+        study: Study,
+        asked: Asked,
+        ledger: str,
+        progress: Progress,
+        make_engine: Callable[[], Engine] | None = None,
+    ) -> None:
+        self.asked, self.folder, self.progress, self.failed = asked, study.root / ledger, progress, 0
+        self.make_engine = make_engine or self._engine
+
+    def ask(self, **how: Any) -> Ask:
+        """See `judge.make_ask` for how."""
+        settings, _, who = self.asked
+        make, ledger = self.make_engine, Ledger(self.folder)
+        return make_ask(settings, who, ledger, make, self.progress, on_failed=self._count, **how)
+
+    def _engine(self) -> Engine:
+        from active_reading.augment.generate import make_engine
+
+        return make_engine(self.asked.settings, self.asked.folder)
+
+    def _count(self, failed: int) -> None:
+        self.failed += failed
+
+
+def _asking_step(
+    study: Study, name: str, config: dict[str, Any], inputs: dict[str, str], build: Callable[[Path], dict[str, Any]]
+) -> Step:
+    """A step that is left unfinished while requests fail; `build` returns their number as `failed`."""
+    step = make_step(
+        study, name, config, inputs, build, resumable=True, is_final=lambda summary: not summary["failed"]
+    )
+    if failed := step.summary.get("failed"):
+        logger.warning("%s: %d requests failed; running again asks them again", name, failed)
+    return step
+
+
 def questions(study: Study, documents: Step, chunks: Step) -> Step:
     """Have the generator make gold questions: `questions.jsonl` holds the user's own and then these.
 
@@ -77,9 +122,6 @@ def questions(study: Study, documents: Step, chunks: Step) -> Step:
     who = asked.identity
 
     def build(folder: Path) -> dict[str, Any]:
-        from active_reading.augment.generate import make_engine
-        from active_reading.augment.judge import ANSWER_TOKENS, make_ask
-        from active_reading.augment.ledger import Ledger
         from active_reading.train.load import load_tokenizer
 
         own = read_questions(Path(settings.questions)) if settings.questions else []
@@ -90,18 +132,8 @@ def questions(study: Study, documents: Step, chunks: Step) -> Step:
             return len(tokens) <= settings.max_new_tokens
 
         with Progress("questions") as progress:
-            write, read = (
-                make_ask(
-                    asked.settings,
-                    who,
-                    Ledger(study.root / MAKING),
-                    lambda: make_engine(asked.settings, asked.folder),
-                    progress,
-                    max_tokens,
-                    cut,
-                )
-                for max_tokens, cut in ((WRITING_TOKENS, True), (ANSWER_TOKENS, False))
-            )
+            asking = _Asking(study, asked, MAKING, progress)
+            write, read = asking.ask(max_tokens=WRITING_TOKENS, cut=True), asking.ask()
             made = make_questions(with_titles(chunks, documents), settings.make_questions, write, read, fits, own)
         write_lines(folder / "dropped.jsonl", made.dropped)
         if not made.kept:
@@ -113,7 +145,7 @@ def questions(study: Study, documents: Step, chunks: Step) -> Step:
         names = ("question", "answers", "document", "kind")
         rows = [{name: getattr(question, name) for name in names} for question in own]
         write_lines(folder / "questions.jsonl", rows + made.kept)
-        return made.figures
+        return {**made.figures, "failed": asking.failed}
 
     inputs = {
         "documents": documents.digest,
@@ -124,7 +156,7 @@ def questions(study: Study, documents: Step, chunks: Step) -> Step:
         **{f"words {path.parent.name}": file_hash(path) for path in (WRITING, READING)},
     }
     config = settings.model_dump(include={"make_questions", "max_new_tokens"})
-    step = make_step(study, "questions", config, inputs, build)
+    step = _asking_step(study, "questions", config, inputs, build)
     logger.info("questions: %s", describe_questions(step.summary))
     if study.decontaminate and study.train.background:
         check_background(study.train.background, evaluation_texts(str(step.folder / "questions.jsonl")))
@@ -143,32 +175,23 @@ def judge(study: Study, chunks: Step, filtered: Step) -> Step:
     asked = asked_model(study, settings.model)
 
     def build(folder: Path) -> dict[str, Any]:
-        from active_reading.augment.generate import make_engine
-        from active_reading.augment.judge import judge_texts, make_ask
-        from active_reading.augment.ledger import Ledger
-
         answers = {name: template.answer for name, template in templates_of(study).items()}
         with Progress("judge") as progress:
-            ask = make_ask(
-                asked.settings,
-                asked.identity,
-                Ledger(study.root / JUDGEMENTS),
-                lambda: make_engine(asked.settings, asked.folder),
-                progress,
-            )
-            judged = judge_texts(read_table(filtered, "kept"), answers, read_table(chunks, "chunks"), settings, ask)
+            asking = _Asking(study, asked, JUDGEMENTS, progress)
+            texts, passages = read_table(filtered, "kept"), read_table(chunks, "chunks")
+            judged = judge_texts(texts, answers, passages, settings, asking.ask())
         kept = judged.rows.filter(pl.col("reason").is_null()).drop("reason", "detail")
         kept.write_parquet(folder / "kept.parquet")
         fallen = judged.rows.filter(pl.col("reason").is_not_null())
         together(read_table(filtered, "dropped"), fallen).write_parquet(folder / "dropped.parquet")
-        return {"texts": judged.rows.height, "kept": kept.height, **judged.figures}
+        return {"texts": judged.rows.height, "kept": kept.height, **judged.figures, "failed": asking.failed}
 
     inputs = {
         "filtered": filtered.digest,
         "judge": content_hash(asked.identity.name, asked.identity.revision),
         **{f"words {name}": file_hash(JUDGING / f"{name}.j2") for name in ("question", "statement")},
     }
-    return make_step(study, "judge", settings.model_dump(exclude={"model"}), inputs, build, resumable=True)
+    return _asking_step(study, "judge", settings.model_dump(exclude={"model"}), inputs, build)
 
 
 def grade(study: Study, scored: dict[str, Step]) -> Step:
@@ -176,10 +199,7 @@ def grade(study: Study, scored: dict[str, Step]) -> Step:
     asked = asked_model(study, study.evaluate.grade)
 
     def build(folder: Path) -> dict[str, Any]:
-        from active_reading.augment.engine import Engine
         from active_reading.augment.generate import make_engine
-        from active_reading.augment.judge import make_ask
-        from active_reading.augment.ledger import Ledger
         from active_reading.eval.grade import grade_answers
         from active_reading.train.load import free_gpu_memory
 
@@ -189,18 +209,18 @@ def grade(study: Study, scored: dict[str, Step]) -> Step:
 
         samples = {name: read_lines(step.folder / SAMPLES) for name, step in scored.items()}
         with Progress("grade") as progress:
-            ask = make_ask(asked.settings, asked.identity, Ledger(study.root / GRADES), engine, progress)
-            graded = grade_answers(samples, ask)
+            asking = _Asking(study, asked, GRADES, progress, engine)
+            graded = grade_answers(samples, asking.ask())
         write_lines(folder / "grades.jsonl", graded.rows)
         write_lines(folder / "tried.jsonl", graded.tried)
-        return {"grader": asked.identity.name, **graded.figures}
+        return {"grader": asked.identity.name, **graded.figures, "failed": asking.failed}
 
     inputs = {
         "grader": content_hash(asked.identity.name, asked.identity.revision),
         "words": file_hash(GRADING),
         **{f"answers {name}": step.digest for name, step in scored.items()},
     }
-    step = make_step(study, "grade", {}, inputs, build)
+    step = _asking_step(study, "grade", {}, inputs, build)
     logger.info("grade: %s", describe_grades(step.summary))
     if why := doubt(step.summary):
         logger.warning("grade: %s", why)

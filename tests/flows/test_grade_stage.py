@@ -5,16 +5,18 @@ The echo's P(yes) is the share of an answer's words that stand in the accepted o
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from active_reading.augment.engine import Completion, EchoEngine
 from active_reading.augment.ledger import Ledger
 from active_reading.flows import asking
 from active_reading.flows.pipeline import run_plain
 from active_reading.flows.settings import Study, load_study
-from active_reading.flows.steps import read_step
+from active_reading.flows.steps import MANIFEST, read_step
 
 KETTLE = "The Wexholm kettle boils nine cups of water in two minutes. It was made of copper until the year 1954."
 GOLD = [
@@ -72,6 +74,25 @@ def test_ungraded_runs_say_nothing_of_grades(finished):
     assert not list((finished / "out").glob("grade*"))
     for name in ("summary.md", "index.html"):
         assert "graded" not in (finished / "out" / name).read_text(encoding="utf-8").lower()
+
+
+def test_failed_requests_leave_the_grades_unfinished_and_the_next_run_asks_them_again(
+    project, tiny_model, monkeypatch, caplog
+):
+    class Failing(EchoEngine):
+        def poll(self) -> list[Completion]:
+            return [replace(done, text="", finish_reason="error", error="no room") for done in super().poll()]
+
+    with monkeypatch.context() as broken:
+        broken.setattr("active_reading.augment.generate.make_engine", lambda *_, **__: Failing())
+        run_plain(study_in(project, tiny_model), "grade")
+    assert not list((project / "out").glob(f"grade-*/{MANIFEST}"))
+    assert "requests failed; running again asks them again" in caplog.text
+    caplog.clear()
+    run_plain(study_in(project, tiny_model), "grade")
+    (manifest,) = (project / "out").glob(f"grade-*/{MANIFEST}")
+    assert json.loads(manifest.read_text())["summary"]["failed"] == 0
+    assert "requests failed" not in caplog.text
 
 
 def test_every_model_has_a_grade_beside_its_scores_in_numbers_summary_and_page(project, tiny_model):
