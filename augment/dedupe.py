@@ -30,6 +30,7 @@ from active_reading.augment.clusters import judge
 from active_reading.augment.minhash import band_keys, choose_banding
 from active_reading.augment.seen import ROWS, VERDICT, Seen
 from active_reading.augment.shingles import I64, U64, Shingles, hash_names, shingle
+from active_reading.augment.sources import LocalFolder
 
 BATCH_ROWS = 30_000
 BATCH_BYTES = 1 << 24  # of text that is hashed together
@@ -45,7 +46,7 @@ class DedupeSettings(BaseModel):
     threshold: float = Field(0.8, ge=0.5, le=1, description="Jaccard similarity of word shingles")
     shingle_words: int = Field(3, ge=1, description="words per shingle")
     scope: Literal["chunk", "document", "corpus"] = Field("corpus", description="within what texts are compared")
-    earlier: str = Field(
+    earlier: LocalFolder = Field(
         "", description="folder that remembers every run's texts: those that repeat an earlier run's fall, too"
     )
     semantic_model: str = Field("", description="folder or id of an embedding model; empty: words alone count")

@@ -80,7 +80,7 @@ def generate(
                         break
                     writer.flush()
                     work = plan.missing(ledger, failed)
-                    num_planned += work.missing.height
+                    num_planned = work.num_planned  # with what the ledger answered before
         finally:
             engine.close()
         if queue:

@@ -30,7 +30,7 @@ class IngestSettings(BaseModel):
         description="a folder (searched recursively), a file, a glob, an fsspec URL such as s3://bucket/folder, "
         "or hf:NAME or hf:NAME:CONFIG for a Hugging Face data set (a name on the hub or a folder)",
     )
-    max_megabytes: float = Field(64.0, gt=0, description="larger documents are skipped")
+    max_megabytes: float = Field(64.0, gt=0, allow_inf_nan=False, description="larger documents are skipped")
     text_column: str = Field("text", min_length=1, description="of JSON lines, Parquet, CSV and data sets")
     title_column: str = Field("title", min_length=1, description="used where there is such a column")
     split: str = Field("train", min_length=1, description="of a Hugging Face data set")
@@ -66,7 +66,7 @@ def read_documents(settings: IngestSettings) -> tuple[pl.DataFrame, list[Skipped
         }
     if not documents:
         reasons = "; ".join(f"{file.source}: {file.reason}" for file in skipped[:3])
-        raise ValueError(f"no readable document in {Path(settings.path).expanduser()} ({reasons})")
+        raise ValueError(f"no readable document in {settings.path} ({reasons})")
     return pl.DataFrame(list(documents.values())), skipped
 
 

@@ -161,10 +161,13 @@ def plant(rows: pl.DataFrame) -> pl.DataFrame:
     planted: list[tuple[str, str, str, str]] = []
     made: Counter[str] = Counter()
     for identifier, text, source in rows.sort("id").select("id", "text", "source").iter_rows():
-        foreign = [name for name in everyone if name.casefold() not in source.casefold()]
+        if len(planted) == MOST_PLANTED:
+            break
+        here = source.casefold()
+        foreign = [name for name in everyone if name.casefold() not in here]
         facts = dict(falsified(text, foreign, random.Random(identifier)))
         choices = [kind for kind, false in facts.items() if false != text]
-        if choices and len(planted) < MOST_PLANTED:
+        if choices:
             kind = min(choices, key=lambda each: made[each])
             made[kind] += 1
             planted.append((identifier, source, facts[kind], kind))

@@ -14,7 +14,9 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
+
+from pydantic import AfterValidator
 
 SUFFIXES = (".txt", ".md", ".html", ".htm", ".pdf", ".docx", ".jsonl", ".parquet", ".csv")
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
@@ -62,6 +64,15 @@ def kind_of(name: str) -> str:
 
 def is_url(path: str) -> bool:
     return "://" in path
+
+
+def _no_url(path: str) -> str:
+    if is_url(path):
+        raise ValueError(f"{path} is a URL: name a folder of this machine")
+    return path
+
+
+LocalFolder = Annotated[str, AfterValidator(_no_url)]  # where something is written
 
 
 def find_files(path: str) -> tuple[list[SourceFile], list[SkippedFile]]:

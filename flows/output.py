@@ -32,7 +32,7 @@ def open_output(study: Study) -> None:
                 "choose an empty or new folder with output=FOLDER"
             )
         (root / LOCKS).mkdir(exist_ok=True)
-        if marker.is_file() and (changed := _changed_keys(_read(marker), study.model_dump())):
+        if marker.is_file() and (changed := _changed_keys(_read(marker), study.in_full())):
             logger.warning(
                 "output folder %s was last used with other settings (%s): what they do not touch is "
                 "reused, and earlier results stay",

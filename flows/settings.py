@@ -19,7 +19,7 @@ from active_reading.augment.filter import FilterSettings
 from active_reading.augment.ingest import DATASET, IngestSettings
 from active_reading.augment.judge import JudgeSettings
 from active_reading.augment.settings import GenerateSettings
-from active_reading.augment.sources import is_url
+from active_reading.augment.sources import LocalFolder, is_url
 from active_reading.eval.settings import EvaluateSettings
 from active_reading.train.settings import TrainSettings, complaint
 
@@ -33,7 +33,7 @@ class Study(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=r"^[\w][\w .-]*$", description="names the output folder and the report")
-    output: str = Field("", description="output folder; empty: runs/<name>")
+    output: LocalFolder = Field("", description="output folder; empty: runs/<name>")
     model: str = Field(DEFAULT_MODEL, description="generator and student: a Hugging Face id or a folder")
     corpus: IngestSettings
     chunk: ChunkSettings = ChunkSettings()
@@ -51,9 +51,15 @@ class Study(BaseModel):
         """The output folder, absolute."""
         return Path(self.output or Path("runs") / self.name).expanduser().absolute()
 
+    def in_full(self) -> dict[str, Any]:
+        """Every setting, and no path that depends on the working folder."""
+        values = self.model_dump() | {"output": str(self.root)}
+        _resolve_paths(values, Path.cwd())
+        return values
+
     def to_yaml(self) -> str:
-        """The study with every setting in full, as `study_flow` takes it and the output folder shows it."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+        """The study in full, as `study_flow` takes it and the output folder shows it."""
+        return yaml.safe_dump(self.in_full(), sort_keys=False)
 
 
 def load_study(target: str, overrides: list[str]) -> Study:
@@ -87,7 +93,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"study file {path} does not exist")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a day that no calendar has is a ValueError
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold sections such as 'corpus:' and 'train:'")
@@ -100,7 +106,7 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     """Make the file's paths absolute; a model is a path when there is such a folder."""
 
     def resolve(part: Any, key: str) -> None:
-        if isinstance(part, dict) and isinstance(part.get(key), str) and part[key]:
+        if isinstance(part, dict) and isinstance(part.get(key), str) and part[key] and not is_url(part[key]):
             part[key] = str(base / Path(part[key]).expanduser())
 
     resolve(values, "output")
@@ -163,7 +169,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise ValueError(f"'{override}' is not of the form section.key=value")
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"the value in '{override}' is not valid YAML") from error
     *sections, last = key.strip().split(".")
     for section in sections:

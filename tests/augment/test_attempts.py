@@ -127,6 +127,14 @@ def test_more_attempts_later_ask_only_the_further_ones(tmp_path):
     assert made.num_planned == 6 * WANTED + len(engine.asked)
 
 
+def test_attempts_that_an_earlier_run_answered_are_counted_too(tmp_path):
+    """The first run answers both replicates of some chunks; the second one wants one, and takes the others."""
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Scripted(often_cut, stop_after=9), TemplateUse(template="paraphrase", replicates=2))
+    made = run(tmp_path, Scripted(often_cut), TemplateUse(template="paraphrase", replicates=1, attempts=4))
+    check_requests(request_counts(made.rows, made.num_planned))
+
+
 def test_what_fails_or_has_no_room_is_not_asked_under_other_replicates(tmp_path):
     """A failed request may succeed in the next run; a prompt that is too long stays so."""
 

@@ -113,6 +113,7 @@ def test_overrides_win_in_order_and_their_values_are_yaml(tmp_path):
         ("=5", "'=5' is not of the form section.key=value"),
         ("train.methods=[full", r"the value in 'train.methods=\[full' is not valid YAML"),
         ("corpus.path.deep=1", "'corpus.path.deep=1': 'path' is not a section"),
+        ("name=2024-13-45", "the value in 'name=2024-13-45' is not valid YAML"),
         ("train.num_token=5", "unknown key 'train.num_token', did you mean 'num_tokens'?"),
         ("train.num_tokens=many", "train.num_tokens='many': input should be a valid integer"),
     ],
@@ -159,6 +160,9 @@ def test_an_unknown_key_like_no_other_is_named_without_a_guess(tmp_path):
         ("train: {memory: {num_keys: 4}}", "train.memory: top_t=1000 exceeds the 16 slots"),
         ("train:", "train=None: input should be a valid dictionary"),
         ("name: ../up", "name='../up': string should match pattern"),
+        ("output: s3://b/runs", "output: s3://b/runs is a URL: name a folder of this machine"),
+        ("dedupe: {earlier: s3://b/runs}", "dedupe.earlier: s3://b/runs is a URL: name a folder of this machine"),
+        ("corpus: {path: x, max_megabytes: .inf}", "corpus.max_megabytes=inf: input should be a finite number"),
         ("5: x", "5=5: keys should be strings"),
     ],
 )
@@ -192,6 +196,19 @@ def test_a_study_survives_being_written_and_read(tmp_path):
     study = demo_study(["train.seed=3"])
     again = load_study(write(tmp_path, yaml.safe_dump(study.model_dump())), [])
     assert again == study
+
+
+def test_a_study_written_in_full_is_the_same_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ["output=out", "corpus.path=docs", "generate.template_folder=own", "dedupe.earlier=before"]
+    study = demo_study(given)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "study.yaml").write_text(study.to_yaml())
+    monkeypatch.chdir("/")
+    again = load_study(str(tmp_path / "out" / "study.yaml"), [])
+    assert again.root == tmp_path / "out"
+    assert (again.corpus.path, again.generate.template_folder) == (str(tmp_path / "docs"), str(tmp_path / "own"))
+    assert again.dedupe.earlier == str(tmp_path / "before")
 
 
 def test_the_demo_is_a_study_of_documents_and_questions_that_ship():
