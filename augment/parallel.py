@@ -45,7 +45,11 @@ class ParallelEngine:
         if not self._left:
             self._now, self._left = min(range(len(self._running)), key=self._running.__getitem__), RUN
         self._left -= 1
-        self._pipes[self._now].send((request_id, messages, sampling))
+        try:
+            self._pipes[self._now].send((request_id, messages, sampling))
+        except OSError:  # it has died: its reason comes after the answers that it still gave
+            while True:
+                self._receive(self._now)
         self._running[self._now] += 1
         self.num_running += 1
 

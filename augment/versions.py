@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from filelock import FileLock, Timeout
 
 from active_reading.augment.card import table
 from active_reading.augment.changes import CHANGES, compare_versions, count_changes, describe_changes
 from active_reading.augment.export import count_rows
 from active_reading.augment.identity import content_hash, file_hash
+from active_reading.augment.turns import turn
 
 logger = logging.getLogger(__name__)
 MANIFEST = "version.json"
@@ -98,7 +98,7 @@ def publish(root: Path, made: Path, files: list[str], facts: dict[str, Any]) -> 
     Raises ValueError when a run that took no turn has published the same number first.
     """
     root.mkdir(parents=True, exist_ok=True)
-    with _turn(lock_of(root)):
+    with turn(lock_of(root), _wait):
         for left in root.glob(f"{PARTIAL}*"):  # of killed runs: whoever lives holds the lock
             shutil.rmtree(left)
         versions = list_versions(root)
@@ -130,14 +130,8 @@ def lock_of(root: Path) -> Path:
     return root.with_name(f".{root.name}.lock")
 
 
-def _turn(path: Path) -> FileLock:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0.1)
-    except Timeout:
-        logger.warning("data set: another run is publishing a version; waiting to come after it")
-        lock.acquire()
-    return lock
+def _wait() -> None:
+    logger.warning("data set: another run is publishing a version; waiting to come after it")
 
 
 def _numbers(root: Path) -> set[int]:

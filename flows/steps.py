@@ -12,14 +12,15 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from active_reading.augment.identity import content_hash, file_hash
 from active_reading.augment.sources import LOCKS
+from active_reading.augment.turns import turn
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -59,7 +60,8 @@ def run_step(
         return step
     locks = root / LOCKS
     locks.mkdir(parents=True, exist_ok=True)
-    with _lock(locks / f"{folder.name}.lock", name):
+    waits = partial(logger.info, "%s: another run is making the same result; waiting for it", name)
+    with turn(locks / f"{folder.name}.lock", waits):
         if step := read_step(folder):
             return step
         if folder.exists() and not (resumable and not (folder / MANIFEST).exists()):
@@ -106,13 +108,3 @@ def _finish(
         partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, folder / MANIFEST)
     return Step(folder, str(manifest["digest"]), round(seconds, 1), summary)
-
-
-def _lock(path: Path, name: str) -> FileLock:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0.1)
-    except Timeout:
-        logger.info("%s: another run is making the same result; waiting for it", name)
-        lock.acquire()
-    return lock

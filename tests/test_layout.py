@@ -4,6 +4,7 @@ Reads the source with ast and imports none of it.
 """
 
 import ast
+import itertools
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -115,6 +116,14 @@ def test_no_file_in_flows_is_named_like_a_library():
     taken = {stem for stem in stems if PathFinder.find_spec(stem, outside)} | stems & sys.stdlib_module_names
     assert not (taken | stems & LIBRARIES)
     assert PathFinder.find_spec("pytest", outside), "the check itself finds libraries"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_tree_of_the_readme_names_every_module_and_no_other(folder):
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition(f"\n{folder}/ ")[2]
+    lines = itertools.takewhile(lambda line: line.startswith(" ") or not line[:1].isalpha(), tree.split("\n")[1:])
+    named = {word.rstrip(",") for line in lines for word in line.split() if word.rstrip(",").endswith(".py")}
+    assert named == {path.name for path in python_files(folder)} - {"__init__.py", "__main__.py"}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

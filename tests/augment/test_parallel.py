@@ -57,6 +57,24 @@ def test_requests_go_to_all_engines_in_runs_and_each_is_answered_once():
     assert not any(process.is_alive() for process in engine._processes)
 
 
+class Failing(EchoEngine):
+    def poll(self) -> list[Completion]:
+        if self.num_running:
+            raise ValueError("the device has gone")
+        return []
+
+
+def test_an_engine_that_failed_before_the_next_request_says_why():
+    engine = ParallelEngine(Failing, (), ["0"])
+    try:
+        engine.submit("first", [{"role": "user", "content": "owl"}], SAMPLING)
+        engine._processes[0].join(30)
+        with pytest.raises(RuntimeError, match="an engine on devices '0' failed: ValueError: the device has gone"):
+            engine.submit("second", [{"role": "user", "content": "owl"}], SAMPLING)
+    finally:
+        engine.close()
+
+
 def test_an_engine_that_does_not_start_says_why():
     with pytest.raises(RuntimeError, match="an engine on devices '0' failed: ValueError: no room for the weights"):
         ParallelEngine(Broken, (), ["0"])
