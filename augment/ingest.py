@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
+from active_reading.augment.chunk import find_headings
 from active_reading.augment.identity import content_hash
 from active_reading.augment.parsers import Columns, Parsed, parse_file, rows_to_documents
 from active_reading.augment.sources import COMPRESSIONS, SkippedFile, find_files
@@ -123,9 +124,8 @@ def _rows_of(rows: Iterable[Any], name: str) -> Iterator[dict[str, Any]]:
 
 
 def _title(text: str, source: str) -> str:
-    for line in text.splitlines():
-        if line.startswith("#") and (title := line.lstrip("#").strip()):
-            return title
+    if headings := find_headings(text):
+        return headings[0][1]
     path = PurePosixPath(re.sub(r":\d+$", "", source))
     if path.suffix.lower() in COMPRESSIONS:
         path = path.with_suffix("")

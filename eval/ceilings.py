@@ -5,9 +5,11 @@ the library bm25s (Lu 2024, arXiv 2407.03618), over the passages that the models
 NOT covered: several passages at a time, search by meaning.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from active_reading.eval.questions import Question
 from active_reading.eval.scores import normalize_answer
@@ -33,19 +35,20 @@ def with_passages(questions: list[Question], passages: Sequence[Passage]) -> dic
     plain = [f" {normalize_answer(passage.text)} " for passage in passages]
     gold, found = [], []
     for question, row in zip(questions, scores, strict=True):
-        best = max(range(len(passages)), key=lambda place: row[place])
+        best = int(row.argmax())
+        wanted = [f" {normalize_answer(answer)} " for answer in question.answers]
         own = [p for p in range(len(passages)) if question.document in passages[p].documents] or range(
             len(passages)
         )
-        holding = [p for p in own if any(f" {normalize_answer(a)} " in plain[p] for a in question.answers)]
+        holding = [p for p in own if any(answer in plain[p] for answer in wanted)]
         right = max(holding or own, key=lambda place: row[place])
         gold.append(replace(question, context=passages[right].text))
         found.append(replace(question, context=passages[best].text))
     return {GOLD_PASSAGE: gold, SEARCH: found}
 
 
-def bm25_scores(queries: list[str], texts: list[str]) -> list[list[float]]:
-    """Every text's score for every query."""
+def bm25_scores(queries: list[str], texts: list[str]) -> Iterator[np.ndarray]:
+    """For each query in turn, every text's score: all of them at once would fill the memory."""
     import bm25s
 
     tokens: Any = bm25s.tokenize(texts, stopwords="en", show_progress=False)
@@ -53,9 +56,6 @@ def bm25_scores(queries: list[str], texts: list[str]) -> list[list[float]]:
     search.index(tokens, show_progress=False)
     known = set(search.vocab_dict)
     split = bm25s.tokenize(queries, stopwords="en", return_ids=False, show_progress=False)
-    return [
-        [float(score) for score in search.get_scores([word for word in words if word in known])]
-        if known.intersection(words)
-        else [0.0] * len(texts)
-        for words in split
-    ]
+    for words in split:
+        common = [word for word in words if word in known]
+        yield search.get_scores(common) if common else np.zeros(len(texts))

@@ -178,7 +178,7 @@ def _import() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the harness's remarks, and its errors as ours."""
+    """Without the harness's remarks."""
     logger = logging.getLogger("lm_eval")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -20,6 +20,7 @@ from torch import Tensor
 from active_reading.eval.questions import evenly
 from active_reading.train.background import hidden_states
 from active_reading.train.batches import Batch, collate, tokenize
+from active_reading.train.memory import places_among
 from active_reading.train.patch import read_patch
 
 MOST_DOCUMENTS = 60
@@ -91,8 +92,8 @@ def _reads(
             continue
         memory = adapter.memories[layer]
         slots = memory.lookup(hidden[layer][0].to(memory.keys.device))[0].cpu()  # (tokens, reads)
-        place = torch.searchsorted(rows, slots).clamp_max(len(rows) - 1)
-        hit = rows[place] == slots
+        place = places_among(rows, slots)
+        hit = place < len(rows)
         found.append(torch.stack([starts[table] + place[hit], ids[:, None].expand_as(slots)[hit]]).int())
     reads = torch.cat(found, dim=1)
     return torch.bincount(reads[0], minlength=sum(map(len, changed.values()))), reads

@@ -27,7 +27,12 @@ def read_rows(data: str, **_: Any) -> dict[str, Any]:
                 raise ValueError(f"{data}:{number} is not JSON ({error})") from error
             if not isinstance(row, dict) or not {"question", "answer"} <= row.keys():
                 raise ValueError(f"{data}:{number}: a row needs 'question' and 'answer'")
+            accepted = _accepted(row)
+            if not accepted or not all(isinstance(answer, str) and answer.strip() for answer in accepted):
+                raise ValueError(f"{data}:{number}: 'answer' needs a text, or a list of texts, none of them empty")
             rows.append({"question": row["question"], "answer": row["answer"]})
+    if any(isinstance(row["answer"], list) for row in rows):  # then all are: a column has one type
+        rows = [row | {"answer": _accepted(row)} for row in rows]
     return {"test": Dataset.from_list(_some(rows, data))}
 
 

@@ -22,7 +22,7 @@ from active_reading.train.sweep import variants
 WHOLE = ("naive", "augmented")  # the data that are no templates' texts alone
 
 
-def check_study(study: Study) -> ResolvedModel:
+def check_study(study: Study) -> None:
     """Fail now rather than after an hour: corpus, templates, questions, model, memory settings."""
     check_corpus(study.corpus)
     planner = Planner(study.generate, ModelIdentity("", ""))
@@ -63,7 +63,6 @@ def check_study(study: Study) -> ResolvedModel:
         layers = variant.settings.memory.layers
         if variant.method == "memory" and layers and depth and max(layers) >= depth:
             raise ValueError(f"train.memory.layers={layers}: {model.name} has only layers 0 to {depth - 1}")
-    return model
 
 
 def _check_data(wanted: list[str], planner: Planner) -> None:

@@ -42,6 +42,8 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
         raise ValueError("no answers are graded: set evaluate.grade to the model that grades them")
     if until == "judge" and not study.judge.is_on:
         raise ValueError("no texts are judged: set judge.statements=true, judge.answers=true, or both")
+    if until == "questions" and not study.evaluate.make_questions:
+        raise ValueError("no questions are made: set evaluate.make_questions to how many a document at most")
     prepare(study)
     documents = task(stages.ingest, "ingest")(study)
     if until == "ingest":
@@ -53,10 +55,8 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     if study.evaluate.make_questions:
         made_questions = task(asking.questions, "questions")(study, documents, chunks)
         asked = asking.with_questions(study, made_questions)
-    if until == "questions":
-        if made_questions is None:
-            raise ValueError("no questions are made: set evaluate.make_questions to how many a document at most")
-        return made_questions.folder
+        if until == "questions":
+            return made_questions.folder
     generations = task(stages.generate, "generate")(study, documents, chunks)
     if until == "generate":
         return generations.folder

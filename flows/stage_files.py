@@ -16,7 +16,7 @@ from active_reading.prompts.render import Template, load_template
 
 SAMPLES = "samples.jsonl"  # a model's answers to the gold questions
 VERSIONS = {
-    "ingest": 3,
+    "ingest": 4,
     "chunk": 2,
     "questions": 1,
     "generate": 4,

@@ -45,7 +45,7 @@ def row_optimizer(
         )
         num_layers = list(adapter.names().values()).count(name)
         number = min(settings.memory.learned_tokens * num_layers, len(slots))
-        some = torch.linspace(0, len(slots) - 1, number, device=slots.device).long()
+        some = torch.linspace(0, len(slots) - 1, number, device=slots.device).long().clamp_max(len(slots) - 1)
         learned[name] = slots[some], weights[some]
     return NaturalRowOptimizer(adapter.tables, adapter.backgrounds, settings.memory, rate, curvatures), learned
 
@@ -55,13 +55,15 @@ def _reads_of(
     model: Any, adapter: MemoryAdapter, tokenizer: Any, settings: TrainSettings, sequences: list[Sequence]
 ) -> dict[str, Reads]:
     """By table, what every token of the sequences reads."""
-    batches = even_batches(sequences, settings.batch_tokens)
-    hidden = hidden_states(model, adapter, [collate(Batch(batch), tokenizer.pad_token_id) for batch in batches])
-    found: dict[str, list[Reads]] = {}
+    found: dict[int, list[Reads]] = {layer: [] for layer in adapter.memories}
+    for planned in even_batches(sequences, settings.batch_tokens):  # one by one: all hidden states are far too many
+        hidden = hidden_states(model, adapter, [collate(Batch(planned), tokenizer.pad_token_id)])
+        for layer, memory in adapter.memories.items():
+            found[layer].append(memory.lookup(hidden[layer][0].to(memory.keys.device)))
+    by_table: dict[str, list[Reads]] = {}
     for layer, name in adapter.names().items():
-        memory = adapter.memories[layer]
-        found.setdefault(name, []).extend(memory.lookup(each.to(memory.keys.device)) for each in hidden[layer])
+        by_table.setdefault(name, []).extend(found[layer])
     return {
         name: (torch.cat([slots for slots, _ in reads]), torch.cat([weights for _, weights in reads]))
-        for name, reads in found.items()
+        for name, reads in by_table.items()
     }

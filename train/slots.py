@@ -42,9 +42,6 @@ class Background:
         self.num_batches += other.num_batches
         self.add_reads(other.slots, other.weights)
 
-    def clone(self) -> "Background":
-        return Background(self.counts.clone(), self.num_batches, self.slots, self.weights, self.gradients)
-
 
 def score_slots(
     kind: SlotScore, slots: Tensor, counts: Tensor, background: Background, generator: torch.Generator

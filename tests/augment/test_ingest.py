@@ -151,6 +151,8 @@ def test_the_title_is_the_first_heading_or_else_the_file_name(tmp_path):
         "bare_marks.md": "##\n\nThe owl wakes.\n",
         "marks_then_words.md": "#\n\n# Owls\n",
         "dotted.name.txt": "The owl eats.",
+        "code.md": "```\n# pip install owl\n```\n\n# Owls by hand\n",
+        "tag.txt": "#owlday at the fair",
     }
     documents, _ = read(tmp_path, files)
     assert dict(documents.select("source", "title").iter_rows()) == {
@@ -160,6 +162,8 @@ def test_the_title_is_the_first_heading_or_else_the_file_name(tmp_path):
         "bare_marks.md": "bare marks",
         "marks_then_words.md": "Owls",
         "dotted.name.txt": "dotted.name",
+        "code.md": "Owls by hand",
+        "tag.txt": "tag",
     }
 
 

@@ -26,7 +26,8 @@ def test_without_a_document_or_an_answer_in_it_search_decides():
 
 
 def test_more_and_rarer_words_in_common_score_higher_and_unknown_ones_score_nothing():
-    scores = bm25_scores(["heron herring", "1921", "nothing known", ""], [passage.text for passage in PASSAGES])
+    rows = bm25_scores(["heron herring", "1921", "nothing known", ""], [passage.text for passage in PASSAGES])
+    scores = [row.tolist() for row in rows]
     assert scores[0][0] > scores[0][1] == scores[0][2] == 0
     assert scores[1][1] > scores[1][2] > 0, "the shorter text"
     assert scores[2] == scores[3] == [0.0] * 3

@@ -139,6 +139,18 @@ def test_what_was_answered_is_not_asked_again_even_after_a_kill(tiny_model, uses
     assert run(model, tmp_path, [use]) == again
 
 
+BAD_ANSWERS = ("[]", '""', "1986", "null", '["1986", 5]')
+
+
+def test_answers_of_a_task_are_texts_or_lists_and_one_list_makes_all_lists(tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "Q", "answer": "a"}\n' * 2, encoding="utf-8")
+    assert read_rows(str(path))["test"]["answer"][:] == ["a", "a"]
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"question": "Q", "answer": ["b", "c"]}\n')
+    assert read_rows(str(path))["test"]["answer"][:] == [["a"], ["a"], ["b", "c"]]
+
+
 def test_a_task_s_data_that_cannot_be_used_is_named(tmp_path) -> None:
     path = tmp_path / "rows.jsonl"
     with pytest.raises(ValueError, match="rows.jsonl, does not exist"):
@@ -147,6 +159,7 @@ def test_a_task_s_data_that_cannot_be_used_is_named(tmp_path) -> None:
         ("\n", "holds no item"),
         ('{"question": 1}\n', ":1: a row needs"),
         ("{\n", ":1 is not JSON"),
+        *((f'{{"question": "Q", "answer": {answer}}}\n', ":1: 'answer' needs a text") for answer in BAD_ANSWERS),
     ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=message):

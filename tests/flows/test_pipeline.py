@@ -182,6 +182,12 @@ def test_a_judges_answers_are_asked_once(project, tiny_model, monkeypatch):
     assert read_step(run_plain(judged, "judge")).summary == first.summary
 
 
+def test_questions_are_made_only_where_they_are_asked_for(tiny_model, tmp_path):
+    with pytest.raises(ValueError, match="no questions are made: set evaluate.make_questions"):
+        run_plain(study_in(write_project(tmp_path), tiny_model), "questions")
+    assert not (tmp_path / "out").exists()
+
+
 def test_judging_needs_something_to_judge(project, tiny_model):
     with pytest.raises(ValueError, match=r"no texts are judged: set judge\.statements=true"):
         run_plain(study_in(project, tiny_model), "judge")
