@@ -8,10 +8,11 @@ Copied: mean share of a text's runs of four words that its chunk has, with one s
 """
 
 import math
-import re
 from typing import Any
 
 import polars as pl
+
+from active_reading.augment.filter import word_runs
 
 SAMPLE = 500  # texts of each template
 DISTINCT_WORDS = 3
@@ -41,7 +42,7 @@ def diversity(rows: pl.LazyFrame, chunks: pl.DataFrame) -> list[dict[str, Any]]:
         # Ids are hashes: the smallest of them are a random sample, and always the same one.
         mine = rows.filter(pl.col("template") == template).sort("id").head(SAMPLE)
         sample = mine.select("text", "chunk_id").collect()
-        seen = [run for text in sample["text"] for run in _runs(text, DISTINCT_WORDS)]
+        seen = [run for text in sample["text"] for run in word_runs(text, DISTINCT_WORDS)]
         line = {
             "template": template,
             "sample": sample.height,
@@ -64,11 +65,6 @@ def diversity(rows: pl.LazyFrame, chunks: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _copied(text: str, chunk: str) -> float | None:
-    runs = _runs(text, COPIED_WORDS)
-    known = set(_runs(chunk, COPIED_WORDS))
+    runs = word_runs(text, COPIED_WORDS)
+    known = set(word_runs(chunk, COPIED_WORDS))
     return sum(run in known for run in runs) / len(runs) if runs else None
-
-
-def _runs(text: str, length: int) -> list[tuple[str, ...]]:
-    words = re.findall(r"\w+", text.casefold())
-    return list(zip(*(words[start:] for start in range(length)), strict=False))

@@ -66,7 +66,7 @@ class Chunk(Source):
 
     @cached_property
     def runs(self) -> set[tuple[str, ...]]:
-        return set(_runs(self.text, 8))
+        return set(word_runs(self.text, 8))
 
 
 def filter_generations(
@@ -150,11 +150,11 @@ def _judge_text(
         return "too_short", f"{len(words)} words"
     if not is_grounded and (word := ungrounded_word(text, chunk)):
         return "ungrounded", word
-    runs = _runs(text, 8)
+    runs = word_runs(text, 8)
     copied = sum(run in chunk.runs for run in runs) / len(runs) if runs else 0.0
     if copied > settings.max_copied:
         return "copy", f"{copied:.2f} of the 8-word runs"
-    counts = Counter(_runs(text, 4))
+    counts = Counter(word_runs(text, 4))
     repeated = 1 - len(counts) / counts.total() if counts else 0.0
     if repeated > settings.max_repeated:
         return "repetition", f"{repeated:.2f} of the 4-word runs"
@@ -173,6 +173,7 @@ def _judge_pair(question: str, reply: str, chunk: Chunk) -> tuple[str | None, st
     return None, None
 
 
-def _runs(text: str, length: int) -> list[tuple[str, ...]]:
+def word_runs(text: str, length: int) -> list[tuple[str, ...]]:
+    """Every so many words in a row."""
     words = re.findall(r"\w+", text.casefold())
     return list(zip(*(words[start:] for start in range(length)), strict=False))

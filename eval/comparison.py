@@ -11,7 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from active_reading.eval.changes import finite, measured
-from active_reading.eval.tables import asked_note, learning_keys, metric_keys, metric_name
+from active_reading.eval.summary import aligned, markdown_table
+from active_reading.eval.tables import asked_note, metric_name, score_columns
 from active_reading.eval.words import typeset
 
 Json = dict[str, Any]
@@ -21,12 +22,8 @@ TRANSFER = ("average", "backward", "forward", "forgetting")
 def comparison_rows(found: Json) -> list[list[str]]:
     """A header, then one row a model: the gold questions' scores, and every retention set's."""
     models = found["models"]
-    columns = [("learning", key) for key in learning_keys(models)]
-    for model in models:
-        for name, block in (model["retention"] or {}).items():
-            columns += [(name, key) for key in metric_keys(block or {})]
     columns = [
-        column for column in dict.fromkeys(columns) if any(measured(m, *column).value is not None for m in models)
+        column for column in score_columns(models) if any(measured(m, *column).value is not None for m in models)
     ]
     header = ["model", *(f"{'gold' if name == 'learning' else name}: {metric_name(key)}" for name, key in columns)]
     return [header, *([model["name"], *(str(measured(model, *column)) for column in columns)] for model in models)]
@@ -34,9 +31,9 @@ def comparison_rows(found: Json) -> list[list[str]]:
 
 def comparison_table(found: Json) -> str:
     """All models as aligned plain text, and the matrix where there is one."""
-    blocks = [_aligned(comparison_rows(finite(found)))]
+    blocks = [aligned(comparison_rows(finite(found)))]
     if matrix := found["matrix"]:
-        blocks.append(_aligned(_matrix_rows(matrix)) + "\n" + _transfer(matrix))
+        blocks.append(aligned(_matrix_rows(matrix)) + "\n" + _transfer(matrix))
     return "\n\n".join(blocks)
 
 
@@ -46,8 +43,10 @@ def write_comparison(found: Json, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
-    tables = [comparison_rows(found)] + ([_matrix_rows(found["matrix"])] if found["matrix"] else [])
-    marked = "\n\n".join(map(_markdown, tables)) + (f"\n\n{_transfer(found['matrix'])}" if found["matrix"] else "")
+    tables = [markdown_table(comparison_rows(found))]
+    if matrix := found["matrix"]:
+        tables += [markdown_table(_matrix_rows(matrix)), _transfer(matrix)]
+    marked = "\n\n".join(tables)
     (folder / "comparison.md").write_text(
         f"{marked}\n\n{asked_note(found['models'])} +- is one standard error over items.\n", encoding="utf-8"
     )
@@ -70,14 +69,3 @@ def _matrix_rows(matrix: Json) -> list[list[str]]:
 
 def _transfer(matrix: Json) -> str:
     return ", ".join(f"{name} {matrix[name]:+.3f}" for name in TRANSFER if matrix[name] is not None)
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    header, *rest = ([cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rest))

@@ -26,20 +26,27 @@ def summary_cells(results: Json) -> list[list[str]]:
 
 def summary_table(results: Json) -> str:
     """The models as an aligned plain-text table for the terminal, and how much they were asked."""
-    rows = summary_cells(finite(results))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    note = asked_note(results["models"])
-    return "\n".join([*lines, "", note] if note else lines)
+    table, note = aligned(summary_cells(finite(results))), asked_note(results["models"])
+    return f"{table}\n\n{note}" if note else table
 
 
 def summary_markdown(results: Json) -> str:
-    header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in summary_cells(results))
-    lines = [f"# {results['study']}", "", verdict(results), ""]
-    lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+    lines = [f"# {results['study']}", "", verdict(results), "", markdown_table(summary_cells(results))]
     note = f"{ERROR_NOTE} Changes are against the base; KL is from its predictions, nats."
     lines += ["", f"{asked_note(results['models'])} {note}".strip()]
     if results.get("grading"):
         lines += ["", grading_note(results["grading"])]
     return "\n".join([*lines, ""])
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """A header and rows as plain text, in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def markdown_table(rows: list[list[str]]) -> str:
+    """A header and rows in Markdown; nothing in a cell ends it or is taken for HTML."""
+    header, *rest = ([cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rest))

@@ -14,6 +14,7 @@ import yaml
 from active_reading.eval.continual import continual_scores
 from active_reading.eval.paired import item_of
 from active_reading.flows.results import SCHEMA
+from active_reading.flows.stage_files import read_lines
 from active_reading.flows.steps import CONFIG, Step, read_step
 
 Run = dict[str, Any]
@@ -105,8 +106,7 @@ def _items(folder: Path, results: Run) -> tuple[Items, dict[str, Any]]:
         if step is None:
             raise ValueError("a file is missing or cut")
         for file in ("samples.jsonl", "retention.jsonl"):
-            for line in filter(None, (step.folder / file).read_text(encoding="utf-8").split("\n")):
-                row = json.loads(line)
+            for row in read_lines(step.folder / file):
                 sets.setdefault(row.get("set", "gold questions"), set()).add(item_of(row))
         config = yaml.safe_load((step.folder / CONFIG).read_text(encoding="utf-8"))
         shots = {Path(task["name"]).stem: task["few_shot"] for task in config.get("tasks", [])}

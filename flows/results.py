@@ -17,7 +17,7 @@ from active_reading.flows.browser import CHUNK, browse
 from active_reading.flows.learning import SHARING
 from active_reading.flows.models import resolve_model
 from active_reading.flows.settings import Study
-from active_reading.flows.stage_files import SAMPLES, read_lines
+from active_reading.flows.stage_files import SAMPLES, read_lines, read_table
 from active_reading.flows.stages import funnel, generator_facts
 from active_reading.flows.steps import Step
 from active_reading.train.sweep import Variant
@@ -105,7 +105,7 @@ def stage_cost(prices: PriceSettings, name: str, step: Step) -> float | None:
     """
     prompt = completion = 0
     if name == "generate":
-        answers = _read(step, "generations").unique("request_id")  # chunks of one text share an answer
+        answers = read_table(step, "generations").unique("request_id")  # chunks of one text share an answer
         prompt, completion = (int(answers[f"{kind}_tokens"].sum()) for kind in ("prompt", "completion"))
     applies = prices.machine_per_hour or (prompt + completion and any(prices.model_dump().values()))
     return prices.cost(step.seconds, prompt, completion) if applies else None
@@ -194,8 +194,8 @@ def _questions(scored: dict[str, Step]) -> list[dict[str, Any]]:
 
 def _browser(steps: dict[str, Step], scored: dict[str, Step]) -> dict[str, Any]:
     """Every gold question with all models' answers and the training texts that hold an accepted one."""
-    removed = _read(steps["decontaminate"], "removed")
-    chunks = _read(steps["chunk"], "chunks").join(removed, left_on="chunk_id", right_on="id", how="anti")
+    removed = read_table(steps["decontaminate"], "removed")
+    chunks = read_table(steps["chunk"], "chunks").join(removed, left_on="chunk_id", right_on="id", how="anti")
     plain = chunks.select("chunk_id", id="chunk_id", text="text", template=pl.lit(CHUNK))
     texts = pl.concat([_distinct(steps).sort("id"), plain.sort("id")], how="diagonal_relaxed")
     return browse({name: _samples(step) for name, step in scored.items()}, _with_sources(steps, texts))
@@ -213,19 +213,15 @@ def _examples(steps: dict[str, Step]) -> list[dict[str, Any]]:
 
 
 def _distinct(steps: dict[str, Step]) -> pl.DataFrame:
-    texts = _read(steps["dedupe"], "distinct").sort("template", "id")
-    removed = _read(steps["decontaminate"], "removed")
+    texts = read_table(steps["dedupe"], "distinct").sort("template", "id")
+    removed = read_table(steps["decontaminate"], "removed")
     return texts.join(removed, on="id", how="anti", maintain_order="left")
 
 
 def _with_sources(steps: dict[str, Step], texts: pl.DataFrame) -> pl.DataFrame:
     """The texts with the span that each was made from, and its document."""
-    chunks = _read(steps["chunk"], "chunks").select("chunk_id", "document_id", "start", "end")
-    documents = _read(steps["ingest"], "documents")
+    chunks = read_table(steps["chunk"], "chunks").select("chunk_id", "document_id", "start", "end")
+    documents = read_table(steps["ingest"], "documents")
     documents = documents.select("document_id", "source", "title", pl.col("text").alias("document_text"))
     joined = texts.join(chunks, on="chunk_id", maintain_order="left")
     return joined.join(documents, on="document_id", maintain_order="left")
-
-
-def _read(step: Step, name: str) -> pl.DataFrame:
-    return pl.read_parquet(step.folder / f"{name}.parquet")

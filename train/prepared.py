@@ -20,17 +20,8 @@ from active_reading.train.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
 VERSION = 5  # goes up when the code makes another memory of the same
-SHAPE = (
-    "layers",
-    "num_keys",
-    "num_heads",
-    "top_k",
-    "key_width",
-    "shared_values",
-    "codebooks",
-    "background_texts",
-    "own_texts",
-)
+KEPT = ("layers", "num_keys", "num_heads", "top_k", "key_width", "shared_values", "codebooks")  # in any training
+SHAPE = (*KEPT, "background_texts", "own_texts")
 
 
 def fresh_memory(

@@ -15,7 +15,7 @@ from active_reading.train.load import base_of, load_model
 from active_reading.train.natural_gradient import Reads
 from active_reading.train.patch import difference, write_patch
 from active_reading.train.precision import keep_frozen_in_bf16
-from active_reading.train.prepared import fresh_memory
+from active_reading.train.prepared import KEPT, fresh_memory
 from active_reading.train.row_optimizer import row_optimizer
 from active_reading.train.settings import LoraSettings, Method, TrainSettings
 from active_reading.train.slots import usage
@@ -178,8 +178,7 @@ def _fit_memory(
 ) -> MemoryAdapter:
     """The memories that the model brings, or fresh ones, warmed if that is asked for."""
     if adapter := cast(MemoryAdapter | None, getattr(model, "memory_adapter", None)):
-        kept = ("layers", "num_keys", "num_heads", "top_k", "key_width", "shared_values", "codebooks")
-        for name in kept:
+        for name in KEPT:
             asked, found = getattr(settings.memory, name), getattr(adapter.settings, name)
             if asked is not None and asked != found:
                 raise ValueError(f"train.memory.{name}={asked}: the memory that is trained on has {found}")
