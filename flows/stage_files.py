@@ -25,7 +25,7 @@ VERSIONS = {
     "dedupe": 2,
     "decontaminate": 2,
     "export": 5,
-    "train": 11,
+    "train": 12,
     "evaluate": 7,
     "grade": 1,
 }
