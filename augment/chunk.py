@@ -30,6 +30,7 @@ _BOUNDARIES = (
     re.compile(r"\s+"),
 )
 _HEADING = re.compile(r"^(?:(?P<fence>```|~~~)|(?P<marks>#{1,6})[ \t]+(?P<title>[^\n]+))", re.MULTILINE)
+_CLOSING = re.compile(r"(?:^|[ \t]+)#+$")  # marks that a heading may end with; those of C# belong to the word
 # Tokenizers slow down on very long strings: documents are tokenised in windows of this many characters.
 _WINDOW_CHARS = 20_000
 _SCHEMA = {
@@ -116,7 +117,7 @@ def find_headings(text: str) -> list[tuple[int, str]]:
     for match in _HEADING.finditer(text):
         if match["fence"]:
             in_code = not in_code
-        elif not in_code and (title := match["title"].strip().rstrip("#").strip()):
+        elif not in_code and (title := _CLOSING.sub("", match["title"].strip())):
             level = len(match["marks"])
             stack = [*(above for above in stack if above[0] < level), (level, title)]
             found.append((match.end(), " > ".join(name for _, name in stack)))

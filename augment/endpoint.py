@@ -21,7 +21,6 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
-from active_reading.augment.characters import writable
 from active_reading.augment.engine import (
     CANDIDATES,
     TOO_LONG,
@@ -30,6 +29,7 @@ from active_reading.augment.engine import (
     Sampling,
     probability_of_yes,
 )
+from active_reading.prompts.characters import writable
 
 MAX_PAUSE = 60.0  # seconds, of our own choice; what Retry-After says goes above it
 POLL_SECONDS = 0.1

@@ -6,7 +6,7 @@ The ledger keeps the JSON as the model wrote it.
 import json
 from typing import Any
 
-from active_reading.augment.characters import writable
+from active_reading.prompts.characters import writable
 
 
 def plain_answer(text: str) -> str:

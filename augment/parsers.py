@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from active_reading.augment.characters import writable
 from active_reading.augment.sources import SkippedFile, SourceFile
+from active_reading.prompts.characters import writable
 
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _HEADING_TAG = re.compile(r"<h([1-6])>(.*?)</h\1>", re.DOTALL)

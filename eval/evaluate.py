@@ -87,7 +87,8 @@ def evaluate_model(
         done += count
         progress(done, total, "items")
 
-    with out_of_memory("lower evaluate.batch_size; what was answered is kept"):
+    cure = "lower evaluate.batch_size; what was answered is kept"
+    with out_of_memory(cure):
         rows, of_texts = asked.questions(sets, tell), asked.texts(texts, tell)
     rows |= {name: found for (kind, name), found in of_texts.items() if kind == "nll"}
     away = {name: found for (kind, name), found in of_texts.items() if kind == "kl"}
@@ -97,7 +98,8 @@ def evaluate_model(
     ceilings = {name: rows.pop(name) for name in sets if name not in ("gold", "general_questions")}
     summaries = {name: _summary(found) for name, found in rows.items()}
     if settings.tasks:
-        tasks, items = asked.tasks(store, folder, "base" if is_base else Path(model_path).name)
+        with out_of_memory(cure):
+            tasks, items = asked.tasks(store, folder, "base" if is_base else Path(model_path).name)
         summaries, rows = summaries | tasks, rows | items
     return {
         "learning": _summary(answers) | _kinds(answers) if answers else None,

@@ -18,6 +18,7 @@ import polars as pl
 
 from active_reading.eval.questions import Question, evenly, normalize_question
 from active_reading.eval.scores import f1, normalize_answer
+from active_reading.prompts.characters import writable
 from active_reading.prompts.render import EVALUATION, JUDGING
 
 WRITING = EVALUATION / "question.j2"
@@ -106,7 +107,7 @@ def parse_questions(answer: str) -> list[tuple[str, str]]:
             continue
         question, reply = item.get("question"), item.get("answer")
         if isinstance(question, str) and isinstance(reply, str | int | float) and question.strip():
-            pairs.append((" ".join(question.split()), " ".join(str(reply).split())))
+            pairs.append((writable(" ".join(question.split())), writable(" ".join(str(reply).split()))))
     return pairs
 
 

@@ -23,13 +23,13 @@ def read_rows(data: str, **_: Any) -> dict[str, Any]:
         if line.strip():
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{data}:{number} is not JSON ({error})") from error
             if not isinstance(row, dict) or not {"question", "answer"} <= row.keys():
                 raise ValueError(f"{data}:{number}: a row needs 'question' and 'answer'")
             accepted = _accepted(row)
-            if not accepted or not all(isinstance(answer, str) and answer.strip() for answer in accepted):
-                raise ValueError(f"{data}:{number}: 'answer' needs a text, or a list of texts, none of them empty")
+            if not accepted or not all(map(_is_text, [row["question"], *accepted])):
+                raise ValueError(f"{data}:{number}: 'question' needs a text, and 'answer' a text or a list of them")
             rows.append({"question": row["question"], "answer": row["answer"]})
     if any(isinstance(row["answer"], list) for row in rows):  # then all are: a column has one type
         rows = [row | {"answer": _accepted(row)} for row in rows]
@@ -59,6 +59,11 @@ def likelihood_results(doc: dict[str, Any], results: list[tuple[float, bool]]) -
     """Negative log-likelihood of the first accepted answer in nats per byte of UTF-8."""
     answer = _accepted(doc)[0]
     return {"nll_per_byte": -results[0][0] / len(answer.encode("utf-8"))}
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is words, and not half of a character anywhere."""
+    return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
 
 
 def _accepted(doc: dict[str, Any]) -> list[str]:

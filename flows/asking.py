@@ -35,6 +35,7 @@ from active_reading.flows.stage_files import (
     together,
     with_titles,
     write_lines,
+    write_table,
 )
 from active_reading.flows.steps import Step
 from active_reading.prompts.render import JUDGING
@@ -136,6 +137,8 @@ def questions(study: Study, documents: Step, chunks: Step) -> Step:
             write, read = asking.ask(max_tokens=WRITING_TOKENS, cut=True), asking.ask()
             made = make_questions(with_titles(chunks, documents), settings.make_questions, write, read, fits, own)
         write_lines(folder / "dropped.jsonl", made.dropped)
+        if not made.kept and asking.failed:
+            raise ValueError(f"questions: {asking.failed} requests failed, and no question is left: run again")
         if not made.kept:
             raise ValueError(
                 f"evaluate.make_questions={settings.make_questions}: no question that {who.name} wrote can be used "
@@ -181,9 +184,9 @@ def judge(study: Study, chunks: Step, filtered: Step) -> Step:
             texts, passages = read_table(filtered, "kept"), read_table(chunks, "chunks")
             judged = judge_texts(texts, answers, passages, settings, asking.ask())
         kept = judged.rows.filter(pl.col("reason").is_null()).drop("reason", "detail")
-        kept.write_parquet(folder / "kept.parquet")
+        write_table(kept, folder / "kept.parquet")
         fallen = judged.rows.filter(pl.col("reason").is_not_null())
-        together(read_table(filtered, "dropped"), fallen).write_parquet(folder / "dropped.parquet")
+        write_table(together(read_table(filtered, "dropped"), fallen), folder / "dropped.parquet")
         return {"texts": judged.rows.height, "kept": kept.height, **judged.figures, "failed": asking.failed}
 
     inputs = {

@@ -9,10 +9,11 @@ from pathlib import Path
 import yaml
 
 from active_reading.augment.sources import LOCKS
-from active_reading.flows.settings import Study
+from active_reading.flows.settings import Study, resolve_paths
 
 logger = logging.getLogger(__name__)
 STUDY_FILE = "study.yaml"
+HERE = {"output": "."}  # wherever the folder is now
 
 
 def open_output(study: Study) -> None:
@@ -32,7 +33,7 @@ def open_output(study: Study) -> None:
                 "choose an empty or new folder with output=FOLDER"
             )
         (root / LOCKS).mkdir(exist_ok=True)
-        if marker.is_file() and (changed := _changed_keys(_read(marker), study.in_full())):
+        if marker.is_file() and (changed := _changed_keys(_read(marker), study.in_full() | HERE)):
             logger.warning(
                 "output folder %s was last used with other settings (%s): what they do not touch is "
                 "reused, and earlier results stay",
@@ -51,7 +52,10 @@ def _read(marker: Path) -> dict[str, object]:
         values = yaml.safe_load(marker.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         return {}
-    return values if isinstance(values, dict) else {}
+    if not isinstance(values, dict):
+        return {}
+    resolve_paths(values, Path.cwd())  # of runs before 2026-12
+    return values | HERE
 
 
 def _changed_keys(before: dict[str, object], now: dict[str, object], prefix: str = "") -> list[str]:

@@ -54,7 +54,7 @@ class Study(BaseModel):
     def in_full(self) -> dict[str, Any]:
         """Every setting, and no path that depends on the working folder."""
         values = self.model_dump() | {"output": str(self.root)}
-        _resolve_paths(values, Path.cwd())
+        resolve_paths(values, Path.cwd())
         return values
 
     def to_yaml(self) -> str:
@@ -98,11 +98,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold sections such as 'corpus:' and 'train:'")
     values.setdefault("name", path.stem)
-    _resolve_paths(values, path.parent.absolute())
+    resolve_paths(values, path.parent.absolute())
     return values
 
 
-def _resolve_paths(values: dict[str, Any], base: Path) -> None:
+def resolve_paths(values: dict[str, Any], base: Path) -> None:
     """Make the file's paths absolute; a model is a path when there is such a folder."""
 
     def resolve(part: Any, key: str) -> None:
@@ -122,20 +122,19 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
         resolve(use, "data")
         if isinstance(use, dict) and str(use.get("name")).endswith((".yaml", ".yml")):
             resolve(use, "name")
-    for part, key in (
-        (values, "model"),
-        (values.get("judge"), "model"),
-        (values.get("evaluate"), "grade"),
-        (values.get("dedupe"), "semantic_model"),
-    ):
-        if isinstance(part, dict) and part.get(key) and (base / Path(str(part[key])).expanduser()).is_dir():
-            resolve(part, key)
     generate = values["generate"] if isinstance(values.get("generate"), dict) else {}
+    models = [(values, "model"), (values.get("dedupe"), "semantic_model")]
+    if not generate.get("endpoint"):  # whose models are not folders here
+        models += [(values.get("judge"), "model"), (values.get("evaluate"), "grade")]
+    for part, key in models:
+        named = part.get(key) if isinstance(part, dict) else None
+        if named and named != DEFAULT_MODEL and (base / Path(str(named)).expanduser()).is_dir():
+            resolve(part, key)
     templates, own = generate.get("templates"), generate.get("template_folder")
     for use in templates if isinstance(templates, list) else []:
         for key in ("template", "apply"):
-            named = isinstance(use, dict) and str(use.get(key)).endswith(".j2")
-            if named and not (own and Path(str(own), use[key]).is_file()):  # there it is found by its name
+            is_file = isinstance(use, dict) and str(use.get(key)).endswith(".j2")
+            if is_file and not (own and Path(str(own), use[key]).is_file()):  # there it is found by its name
                 resolve(use, key)
 
 

@@ -4,6 +4,7 @@ A number in `VERSIONS` goes up when the code of a stage changes its results.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from active_reading.prompts.render import Template, load_template
 SAMPLES = "samples.jsonl"  # a model's answers to the gold questions
 VERSIONS = {
     "ingest": 4,
-    "chunk": 2,
+    "chunk": 3,
     "questions": 1,
     "generate": 4,
     "filter": 6,
@@ -48,9 +49,18 @@ def read_table(step: Step, name: str) -> pl.DataFrame:
     return pl.read_parquet(step.folder / f"{name}.parquet")
 
 
+# Files are replaced whole: another run may be reading what this one, when a step was left unfinished, makes again.
+def write_table(table: pl.DataFrame, path: Path) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    table.write_parquet(partial)
+    os.replace(partial, path)
+
+
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    os.replace(partial, path)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ Each one works without Prefect.
 import dataclasses
 import json
 import logging
-import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from active_reading.flows.stage_files import (
     templates_of,
     together,
     with_titles,
+    write_table,
 )
 from active_reading.flows.steps import CONFIG, MANIFEST, Step
 
@@ -108,10 +108,7 @@ def generate(study: Study, documents: Step, chunks: Step) -> Step:
             )
         counts = request_counts(made.rows, made.num_planned)
         check_requests(counts)
-        # Replaced whole: another run may be reading what this one, when unfinished, makes again.
-        partial = folder / "generations.partial"
-        made.rows.with_columns(REJECTION.alias("rejection")).write_parquet(partial)
-        os.replace(partial, folder / "generations.parquet")
+        write_table(made.rows.with_columns(REJECTION.alias("rejection")), folder / "generations.parquet")
         logger.info("generate: %d requests asked now", made.num_asked)
         prompt, cached = (int(made.rows[name].sum()) for name in ("prompt_tokens", "cached_tokens"))
         return {

@@ -17,7 +17,8 @@ def read_background(path: str | None = None, limit: int = 0) -> list[str]:
         texts = [json.loads(line)["text"] for line in lines if line.strip()]
         if not texts or not all(isinstance(text, str) for text in texts):
             raise TypeError("a text that is none, or no line")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        "".join(texts).encode()  # half a surrogate pair is no character
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"train.background={path}: {error!r}; needs JSON lines with a 'text' each") from None
     if limit > len(texts):
         raise ValueError(f"train.memory.background_texts={limit}, and {file.name} has {len(texts)}")

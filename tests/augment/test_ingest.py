@@ -153,6 +153,8 @@ def test_the_title_is_the_first_heading_or_else_the_file_name(tmp_path):
         "dotted.name.txt": "The owl eats.",
         "code.md": "```\n# pip install owl\n```\n\n# Owls by hand\n",
         "tag.txt": "#owlday at the fair",
+        "sharp.md": "# C#\n",
+        "closed.md": "# Owls ##\n",
     }
     documents, _ = read(tmp_path, files)
     assert dict(documents.select("source", "title").iter_rows()) == {
@@ -164,6 +166,8 @@ def test_the_title_is_the_first_heading_or_else_the_file_name(tmp_path):
         "dotted.name.txt": "dotted.name",
         "code.md": "Owls by hand",
         "tag.txt": "tag",
+        "sharp.md": "C#",
+        "closed.md": "Owls",
     }
 
 

@@ -127,7 +127,7 @@ def curves(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
     for setting, seeds in by_setting.items():
         for points in zip(*seeds, strict=True):
             row: dict[str, float] = {"strength": points[0]["strength"], "seeds": len(points)}
-            # The F1 of NQ-open is not in results from before 2026-12.
+            # Older results have no F1 of NQ-open.
             asked = ["nq_f1"] if all("nq_f1" in point for point in points) else []
             for name in ("f1", "nll_fall", "nats", "lost", *asked):
                 mean, error = mean_and_error([point[name] for point in points])

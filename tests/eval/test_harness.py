@@ -139,7 +139,7 @@ def test_what_was_answered_is_not_asked_again_even_after_a_kill(tiny_model, uses
     assert run(model, tmp_path, [use]) == again
 
 
-BAD_ANSWERS = ("[]", '""', "1986", "null", '["1986", 5]')
+BAD_ANSWERS = ("[]", '""', "1986", "null", '["1986", 5]', '"\\ud800"')
 
 
 def test_answers_of_a_task_are_texts_or_lists_and_one_list_makes_all_lists(tmp_path) -> None:
@@ -159,7 +159,12 @@ def test_a_task_s_data_that_cannot_be_used_is_named(tmp_path) -> None:
         ("\n", "holds no item"),
         ('{"question": 1}\n', ":1: a row needs"),
         ("{\n", ":1 is not JSON"),
-        *((f'{{"question": "Q", "answer": {answer}}}\n', ":1: 'answer' needs a text") for answer in BAD_ANSWERS),
+        ("[" * 100_000 + "\n", ":1 is not JSON"),
+        ('{"question": 5, "answer": "a"}\n', ":1: 'question' needs a text"),
+        *(
+            (f'{{"question": "Q", "answer": {answer}}}\n', "and 'answer' a text or a list")
+            for answer in BAD_ANSWERS
+        ),
     ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=message):

@@ -220,6 +220,12 @@ def test_questions_are_read_from_json_alone(answer, pairs):
     assert parse_questions(answer) == pairs
 
 
+def test_half_a_character_in_a_question_becomes_one_that_a_file_can_hold():
+    assert parse_questions('{"question": "Which \\ud83d owl?", "answer": "the \\ud83d"}') == [
+        ("Which \ufffd owl?", "the \ufffd")
+    ]
+
+
 def test_the_template_asks_in_words_of_its_own_and_is_none_to_train_on():
     template = load_template(str(WRITING))
     instruction = template.body.partition("\n\nText:")[0]

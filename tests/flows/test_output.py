@@ -28,6 +28,19 @@ def test_the_same_study_reopens_its_folder_in_silence(tmp_path, caplog):
     assert caplog.messages == []
 
 
+def test_a_folder_that_was_moved_or_written_with_relative_paths_is_reopened_in_silence(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    relative = Study.model_validate({"name": "tea", "output": "out", "corpus": {"path": "docs"}})
+    open_output(relative)
+    (tmp_path / "out" / STUDY_FILE).write_text(yaml.safe_dump(relative.model_dump()))
+    open_output(relative)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    open_output(relative.model_copy(update={"output": "moved"}))
+    assert caplog.messages == []
+
+
 def test_other_settings_are_used_with_a_warning_that_names_them(tmp_path, caplog):
     open_output(study_in(tmp_path))
     (tmp_path / "generate-abc").mkdir()

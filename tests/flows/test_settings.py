@@ -202,10 +202,12 @@ def test_a_study_written_in_full_is_the_same_from_any_folder(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     given = ["output=out", "corpus.path=docs", "generate.template_folder=own", "dedupe.earlier=before"]
     study = demo_study(given)
-    (tmp_path / "out").mkdir()
+    for folder in ("out", study.model):
+        (tmp_path / folder).mkdir()
     (tmp_path / "out" / "study.yaml").write_text(study.to_yaml())
     monkeypatch.chdir("/")
     again = load_study(str(tmp_path / "out" / "study.yaml"), [])
+    assert again.model == study.model, "that ships, whatever a folder is called"
     assert again.root == tmp_path / "out"
     assert (again.corpus.path, again.generate.template_folder) == (str(tmp_path / "docs"), str(tmp_path / "own"))
     assert again.dedupe.earlier == str(tmp_path / "before")

@@ -31,6 +31,7 @@ def test_more_texts_than_there_are_are_refused(tmp_path):
 
 
 MALFORMED = ["not json\n", '{"words": "no text"}\n', "[1]\n", '{"text": 5}\n', '{"text": null}\n', "", None]
+MALFORMED += ['{"text": "a \\ud800"}\n', "[" * 100_000]
 
 
 @pytest.mark.parametrize("content", MALFORMED)
