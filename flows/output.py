@@ -50,11 +50,11 @@ def open_output(study: Study) -> None:
 def _read(marker: Path) -> dict[str, object]:
     try:
         values = yaml.safe_load(marker.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     if not isinstance(values, dict):
         return {}
-    resolve_paths(values, Path.cwd())  # of runs before 2026-12
+    resolve_paths(values, Path.cwd())  # older versions wrote them as they were given
     return values | HERE
 
 
