@@ -92,10 +92,8 @@ class EndpointEngine:
         self.num_running = 0
         self.concurrency = Concurrency(max_at_once)
         key = os.environ.get(settings.key_variable, "").strip()
-        if not (key.isascii() and (key.isprintable() or not key)):
-            raise ValueError(
-                f"{settings.key_variable} in the environment is no key: it has characters that none has"
-            )
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(f"{settings.key_variable} in the environment is no key: no key has such characters")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._done: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         self._waiting: asyncio.Queue[tuple[str, Messages, Sampling]] = asyncio.Queue()
