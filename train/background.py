@@ -33,7 +33,7 @@ def prepare_memory(model: Any, adapter: MemoryAdapter, tokenizer: Any, settings:
     # Kinds of text are mixed, so that a slot that one kind always reads is in the count of every batch.
     mixed = mixed_batches(sequences, settings.batch_tokens, SEED)
     hidden = hidden_states(model, adapter, [collate(Batch(batch), tokenizer.pad_token_id) for batch in mixed])
-    if not all(torch.cat(each).isfinite().all() for each in hidden.values()):
+    if not all(part.isfinite().all() for parts in hidden.values() for part in parts):
         raise ValueError(f"the weights in {model.config.name_or_path} are broken: its hidden states are not finite")
     for layer, memory in adapter.memories.items():
         if settings.memory.codebooks == "kmeans":
