@@ -53,7 +53,9 @@ class JudgeSettings(BaseModel):
         False, description="a question's answer must be the one that the judge reads in the chunk"
     )
     model: str = Field(
-        "", description="another model than the study's: a Hugging Face id, a folder, or its name there"
+        "",
+        description="another model than the study's: a Hugging Face id, a folder, or with an endpoint "
+        "its name there",
     )
     max_false_rejects: float = Field(0.05, gt=0, lt=1, description="share of true texts that may fall")
 

@@ -40,13 +40,16 @@ class GenerateSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    engine: Literal["vllm", "endpoint", "echo"] = "vllm"
+    engine: Literal["vllm", "endpoint", "echo"] = Field(
+        "vllm",
+        description="vllm in this process, an OpenAI-compatible endpoint, or an echo, which only tests plumbing",
+    )
     endpoint: EndpointSettings | None = Field(None, description="for engine: endpoint")
-    temperature: float = Field(0.7, ge=0, le=2)
+    temperature: float = Field(0.7, ge=0, le=2, description="0: always the likeliest token")
     top_p: float = Field(
         1.0, gt=0, le=1, description="below 1 the vocabulary is sorted at every token: slow on a CPU"
     )
-    seed: int = 0
+    seed: int = Field(0, description="another one asks for other answers")
     max_model_len: int = Field(2048, ge=128, description="context of the engine, prompt and answer, in tokens")
     template_folder: str = Field("", description="a folder of .j2 files, which go before the shipped ones")
     max_num_seqs: int = Field(96, ge=1, description="sequences that the engine runs side by side")

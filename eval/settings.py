@@ -63,7 +63,7 @@ class EvaluateSettings(BaseModel):
         description="how a question is put, in the worked examples too; the answer follows after a space",
     )
     max_new_tokens: int = Field(16, ge=1, description="longest answer")
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="questions or texts that are read at once")
     general_limit: int = Field(
         0, ge=0, description="use only the first so many items of each retention set; 0: all"
     )
@@ -72,7 +72,8 @@ class EvaluateSettings(BaseModel):
     )
     grade: str = Field(
         "",
-        description="a model that grades gold answers: a Hugging Face id, a folder, or its name there; empty: none",
+        description="a model that grades gold answers: a Hugging Face id, a folder, or with an endpoint its name "
+        "there; empty: none",
     )
     ceilings: bool = Field(True, description="ask the base with the passage that holds the answer, and with search")
 

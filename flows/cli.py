@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import warnings
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from active_reading.flows import dataset_commands
+from active_reading.flows.key_list import list_keys
 from active_reading.flows.pipeline import STAGES, run_flow, run_plain, schedule
 from active_reading.flows.settings import demo_study, load_study
 
@@ -36,6 +38,8 @@ HELP = {
 }
 
 
+TARGET = "a study in YAML; or documents: a folder, a file, a glob, a URL, or hf:NAME"
+MODEL = "generator and student: a Hugging Face id, a folder, or SmolLM2-135M-Instruct, which ships"
 KEPT = "what is finished is kept; run the same command again to go on"
 
 
@@ -50,11 +54,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         _run(arguments)
+        sys.stdout.flush()
     except Terminated:
         _leave(f"terminated: {KEPT}", 143)
     except KeyboardInterrupt:
         _leave(f"interrupted: {KEPT}", 130)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise SystemExit(141) from None
         disk_full = "No space left on device" in str(error)  # other libraries' errors of it are of many types
         if os.environ.get("ACTIVE_READING_TRACEBACK") or not (disk_full or isinstance(error, ValueError | OSError)):
             raise
@@ -74,6 +81,9 @@ def _run(arguments: argparse.Namespace) -> None:
 
         print(compare_runs(arguments.runs, arguments.into, arguments.sequence))
         print(f"\nComparison: {arguments.into / 'comparison.html'}")
+        return
+    if arguments.command == "settings":
+        print(list_keys(arguments.below))
         return
     if arguments.command == "demo":
         study = demo_study(_overrides(arguments))
@@ -103,7 +113,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="active-reading",
-        description="Teach a language model a body of documents, and prove that it forgot nothing.",
+        description="Teach a language model a body of documents, and measure what it forgets.",
     )
     parser.add_argument("--version", action="version", version=f"active-reading {version('active-reading')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -122,13 +132,15 @@ def _parser() -> argparse.ArgumentParser:
     shown = commands.add_parser("preview", help="show five filled prompts and their answers; writes nothing")
     estimated = commands.add_parser("estimate", help="ask a sample; say what the rest will take and cost")
     estimated.add_argument("--sample", type=_count, default=8, help="chunks to ask (default 8)")
+    keys = commands.add_parser("settings", help="list every key of a study, its default and what it does")
+    keys.add_argument("below", nargs="?", default="", metavar="SECTION", help="such as train or train.memory")
     demo = commands.add_parser("demo", help="run the study that ships with the package")
     stages = [commands.add_parser(stage, help=f"up to here: {HELP[stage]}") for stage in STAGES]
     for command in (run, served, shown, estimated, *stages):
-        command.add_argument("target", metavar="CONFIG_OR_PATH", help="a study in YAML, or a folder of documents")
+        command.add_argument("target", metavar="CONFIG_OR_PATH", help=TARGET)
     for command in (run, served, shown, estimated, demo, *stages):
         command.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that win")
-        command.add_argument("--model", help="a Hugging Face id or a folder")
+        command.add_argument("--model", help=MODEL)
     return parser
 
 
@@ -220,6 +232,16 @@ class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         return prefix + record.getMessage()
+
+
+def _nobody_reads() -> bool:
+    """Whether what reads our output, such as `head`, has ended; nothing more is written to it then."""
+    pipe = select.poll()
+    pipe.register(sys.stdout, 0)
+    broken = any(event & select.POLLERR for _, event in pipe.poll(0))
+    if broken:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return broken
 
 
 def _terminate(*_: object) -> NoReturn:

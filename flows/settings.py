@@ -7,7 +7,7 @@ what is allowed. Paths in the file are relative to the file.
 import difflib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -194,7 +194,11 @@ def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
     model: Any = Study
     for part in location:
         if isinstance(part, str):
-            annotation = model.model_fields[part].annotation
-            inner = [kind for kind in getattr(annotation, "__args__", ()) if hasattr(kind, "model_fields")]
-            model = inner[0] if inner else annotation
+            model = section_of(model.model_fields[part].annotation)
     return list(model.model_fields)
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The settings that a field holds, alone, as items of a list or beside None; None for a plain value."""
+    kinds = [annotation, *get_args(annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

@@ -24,10 +24,11 @@ def base_of(model: str | Path) -> str | Path:
 
 
 def load_tokenizer(model: str | Path) -> Any:
-    """The tokenizer of a model folder or Hugging Face id, with a padding token.
+    """The tokenizer of a model folder or Hugging Face id, with a padding token; an adapter's is that of its base.
 
     Raises ValueError, with the cure, where there is none.
     """
+    model = base_of(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:

@@ -28,12 +28,16 @@ class MemorySettings(BaseModel):
         "step is cheaper, and teaches less",
     )
     num_keys: int = Field(128, ge=2, description="keys per half; the table has num_keys squared slots")
-    num_heads: int = Field(4, ge=1)
+    num_heads: int = Field(4, ge=1, description="how often each token looks up, by keys of their own")
     top_k: int = Field(16, ge=1, description="slots that each head reads per token")
     key_width: int | None = Field(None, ge=1, description="width of one half-key; none: as the model allows")
     shared_values: bool = Field(False, description="one table of values that all layers read")
     codebooks: Literal["kmeans", "random"] = Field("kmeans", description="keys from data, or at random")
-    slot_score: SlotScore = Field("tf_idf", description="which of the rows that new text reads may move")
+    slot_score: SlotScore = Field(
+        "tf_idf",
+        description="which of the rows that new text reads may move: those that it reads most (tf), more than "
+        "generic text does (tf_idf, kl), all, or random ones",
+    )
     update_rule: Literal["natural", "row", "table"] = Field(
         "natural",
         description="natural: the best rows of all the new text, by the gradient over the curvature; "
@@ -43,7 +47,8 @@ class MemorySettings(BaseModel):
     damping: float = Field(
         1.0,
         ge=1e-6,
-        description="of the rule natural, as a share of the mean curvature of a background whose tokens count once",
+        description="of the rule natural: holds back rows that generic text hardly reads (a share of the mean "
+        "curvature)",
     )
     new_text_weight: float = Field(
         0.3,
@@ -60,7 +65,7 @@ class MemorySettings(BaseModel):
         description="of the rule natural: how many tokens of the new text become background; more of them protect "
         "more of it and weigh more, at 0.3 KB of patch and adapter (4 heads, top_k=16) a token and table",
     )
-    background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all that ship")
+    background_texts: int = Field(0, ge=0, description="generic texts for keys and counts; 0: all")
     own_texts: int = Field(
         0,
         ge=0,
@@ -91,8 +96,8 @@ class LoraSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    rank: int = Field(32, ge=1)
-    alpha: int = Field(64, ge=1)
+    rank: int = Field(32, ge=1, description="of the change of each matrix")
+    alpha: int = Field(64, ge=1, description="the change is scaled by alpha / rank")
 
 
 class LearningRates(BaseModel):
@@ -100,8 +105,12 @@ class LearningRates(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    full: float = Field(2e-5, gt=0)
-    lora: float = Field(2e-4, gt=0)
+    full: float = Field(
+        2e-5,
+        gt=0,
+        description="of AdamW; usual for billions of parameters, and a model of 135 M learned most at 2e-4",
+    )
+    lora: float = Field(2e-4, gt=0, description="of AdamW; 5e-4 was ruinous for a model of 135 M")
     memory: float = Field(0.035, gt=0, description="of the rule natural; for row and table 0.05 to 0.2 is in order")
 
 
@@ -110,7 +119,7 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    methods: list[Method] = Field(["full", "lora", "memory"], min_length=1)
+    methods: list[Method] = Field(["full", "lora", "memory"], min_length=1, description="what may change")
     data: list[str] = Field(
         ["naive", "augmented"],
         min_length=1,
@@ -120,7 +129,7 @@ class TrainSettings(BaseModel):
     num_tokens: int = Field(40_000, ge=100, description="token budget of every model")
     batch_tokens: int = Field(1024, ge=16, description="tokens per step, or one sequence's where that has more")
     max_length: int = Field(512, ge=16, description="longer texts are cut")
-    seed: int = 0
+    seed: int = Field(0, description="of the order of texts, and of what a method draws")
     group_by: Literal["length", "chunk"] = Field(
         "length",
         description="texts of one step: of like length, or of one chunk (with texts_per_sequence=1)",

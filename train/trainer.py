@@ -18,7 +18,7 @@ import torch
 
 from active_reading.train.batches import Batch, Sequence, add_replay, join_texts, plan_batches, tokenize
 from active_reading.train.generic_text import read_background
-from active_reading.train.load import base_of, load_tokenizer
+from active_reading.train.load import load_tokenizer
 from active_reading.train.loop import AfterStep, Loop, NotFinite, Progress, Watcher
 from active_reading.train.out_of_memory import out_of_memory
 from active_reading.train.settings import Method, TrainSettings
@@ -52,7 +52,7 @@ def train_model(
     """
     began = time.monotonic()
     torch.manual_seed(settings.seed)
-    tokenizer = load_tokenizer(base_of(base_model))
+    tokenizer = load_tokenizer(base_model)
     batches, once = _plan(texts, groups, tokenizer, settings)
     num_tokens = sum(len(sequence) for batch in batches for sequence in batch.new)
     provenance = f"{len(texts)} texts, {num_tokens} tokens"

@@ -59,3 +59,8 @@ def test_a_model_without_a_tokenizer_is_named_with_the_cure(tiny_model, tmp_path
     (tmp_path / "bare" / "config.json").write_text((tiny_model / "config.json").read_text())
     with pytest.raises(ValueError, match=r"bare has no tokenizer that loads: copy tokenizer\.json"):
         load_tokenizer(tmp_path / "bare")
+
+
+def test_an_adapter_has_the_tokenizer_of_its_base(adapters, tiny_tokenizer):
+    for folder in adapters.values():
+        assert load_tokenizer(folder)("cat")["input_ids"] == tiny_tokenizer("cat")["input_ids"]
