@@ -103,7 +103,7 @@ def _filter_batch(
             continue
         verdicts = check(row, answer, sources[row["chunk_id"]], settings, is_grounded)
         for item, (text, reason, detail) in enumerate(verdicts):
-            identifier = content_hash(row["request_id"], item)
+            identifier = content_hash(row["request_id"], item, text)  # asked in another run, it has another answer
             yield {**row, "id": identifier, "text": text, "reason": reason, "detail": detail}
 
 

@@ -76,9 +76,9 @@ def generate(
                             total = num_asked + len(queue) + engine.num_running
                             progress(num_asked, total, "answers", f"{limits.describe()}; {kept.describe()}")
                         writer.flush_if_due()
-                    if queue or not plan.may_ask_again:
+                    if queue or not plan.grows:
                         break
-                    writer.flush()
+                    writer.flush()  # another run may have written, too: what its answers ask for is asked here
                     work = plan.missing(ledger, failed)
                     num_planned = work.num_planned  # with what the ledger answered before
         finally:

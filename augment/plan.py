@@ -270,6 +270,11 @@ class Plan:
         return table if in_order else table.sort("chunk", "recipe", "place", "replicate")
 
     @property
+    def grows(self) -> bool:
+        """Whether answers decide what else is asked."""
+        return self.may_ask_again or any(recipe.proposes for recipe in self.planner.recipes)
+
+    @property
     def may_ask_again(self) -> bool:
         """Whether a recipe wants a number of accepted answers, so that rejected ones make more requests."""
         return any(recipe.may_repeat for recipe in self.planner.recipes)

@@ -125,12 +125,13 @@ class _Asked:
 
     @cached_property
     def model(self) -> Any:
-        return _on_device(self.model_path)
+        # Where the base lies now: an adapter names the place where it lay when it was trained.
+        return _on_device(self.model_path, self.base_model)
 
     @cached_property
     def base_logits(self) -> BaseLogits:
         """From the model itself where it is an adapter on the base, otherwise from a second model."""
-        if str(base_of(self.model_path)) == str(self.base_model):
+        if str(base_of(self.model_path)) != str(self.model_path):
             return untouched_logits(self.model)
         base = _on_device(self.base_model)
         return lambda **read: base(**read, use_cache=False).logits
@@ -206,8 +207,8 @@ class _Asked:
         return run_tasks(self.model, self.tokenizer, self.settings.tasks, name, size, cache, folder)
 
 
-def _on_device(path: str | Path) -> Any:
-    model = load_model(path, precision.compute_dtype()).eval()
+def _on_device(path: str | Path, base: str | Path | None = None) -> Any:
+    model = load_model(path, precision.compute_dtype(), base).eval()
     return model.cuda() if torch.cuda.is_available() else model
 
 

@@ -29,8 +29,13 @@ class TaskUse(BaseModel):
 
     @property
     def files(self) -> list[Path]:
-        """The task's own files: its definition and its data, where it has them."""
-        return [path for path in (self.definition, Path(self.data) if self.data else None) if path]
+        """The task's own files: its definition with what it may use, and its data, where it has them."""
+        definition = self.definition
+        beside: list[Path] = []
+        if definition and definition.parent != SHIPPED_TASKS:  # functions, and definitions that it includes
+            beside = sorted(path for end in ("py", "yaml", "yml") for path in definition.parent.glob(f"*.{end}"))
+        data = Path(self.data) if self.data else None
+        return list(dict.fromkeys(path for path in (definition, *beside, data) if path))
 
     @model_validator(mode="after")
     def _data_fits(self) -> Self:

@@ -24,15 +24,15 @@ def matched_rows(runs: Sequence[tuple[str, Any, float, float]]) -> tuple[float, 
     """What each method lost by the time it had learned what all of them reach, and that score.
 
     `runs` are (method, seed, learned, lost), one a model. The models of a method and seed form its curve, from
-    (0, 0), in the order of what they learned. Returns the score and per method `method`, `models`, `seeds`,
-    and `lost` with `mean` and, over seeds, its 95 % interval (`low`, `high`; None with one seed). A method that
-    learned nothing is left out; the score is 0 when none learned.
+    (0, 0), in the order of what they learned; one that unlearned is none of its points. Returns the score and per
+    method `method`, `models`, `seeds`, and `lost` with `mean` and, over seeds, its 95 % interval (`low`, `high`;
+    None with one seed). A method that learned nothing is left out; the score is 0 when none learned.
     """
     curves: dict[str, dict[Any, list[tuple[float, float]]]] = {}
     for method, seed, learned, lost in runs:
         curves.setdefault(method, {}).setdefault(seed, []).append((learned, lost))
     able = {
-        method: [sorted(points) for points in seeds.values()]
+        method: [sorted(point for point in points if point[0] > 0) for points in seeds.values()]
         for method, seeds in curves.items()
         if min(best_learned([points]) for points in seeds.values()) > 0
     }

@@ -14,10 +14,10 @@ from active_reading.eval.questions import (
     few_shot_examples,
     read_questions,
 )
-from active_reading.eval.settings import EvaluateSettings
 from active_reading.flows.models import ResolvedModel, resolve_model
 from active_reading.flows.settings import Study
-from active_reading.train.sweep import variants
+from active_reading.train.generic_text import read_background
+from active_reading.train.sweep import Variant, variants
 
 WHOLE = ("naive", "augmented")  # the data that are no templates' texts alone
 
@@ -57,12 +57,21 @@ def check_study(study: Study) -> None:
     if study.dedupe.semantic_model:
         resolve_model(study.dedupe.semantic_model)
     model = resolve_model(study.model)
-    _check_lengths(questions, model, study.evaluate)
-    depth = model.num_layers()
+    _check_lengths(questions, model, study)
     for variant in variants(study.train):
-        layers = variant.settings.memory.layers
-        if variant.method == "memory" and layers and depth and max(layers) >= depth:
-            raise ValueError(f"train.memory.layers={layers}: {model.name} has only layers 0 to {depth - 1}")
+        _check_training(variant, model)
+
+
+def _check_training(variant: Variant, model: ResolvedModel) -> None:
+    settings, depth, context = variant.settings, model.num_layers(), model.context_length()
+    if context and settings.max_length > context:
+        raise ValueError(f"train.max_length={settings.max_length} exceeds the model's context of {context} tokens")
+    if variant.method != "memory":
+        return
+    layers = settings.memory.layers
+    if layers and depth and max(layers) >= depth:
+        raise ValueError(f"train.memory.layers={layers}: {model.name} has only layers 0 to {depth - 1}")
+    read_background(settings.background, settings.memory.background_texts)
 
 
 def _check_data(wanted: list[str], planner: Planner) -> None:
@@ -79,8 +88,6 @@ def _check_data(wanted: list[str], planner: Planner) -> None:
 
 def check_background(path: str, evaluation: dict[str, list[str]]) -> None:
     """The user's generic text is trained on, too: it must not hold what the evaluation asks."""
-    from active_reading.train.generic_text import read_background
-
     texts = read_background(path)
     numbered = pl.DataFrame({"id": range(1, len(texts) + 1), "text": texts}, {"id": pl.Int64, "text": pl.String})
     found = mark_contaminated(numbered, evaluation_rows(evaluation)).filter(pl.col("ngram").is_not_null())
@@ -93,13 +100,17 @@ def check_background(path: str, evaluation: dict[str, list[str]]) -> None:
         )
 
 
-def _check_lengths(questions: list[Question], model: ResolvedModel, settings: EvaluateSettings) -> None:
+def _check_lengths(questions: list[Question], model: ResolvedModel, study: Study) -> None:
     from tokenizers import Tokenizer  # not transformers: a run with nothing to do need not wait for its import
 
     vocabulary = model.folder / "tokenizer.json"
     if not vocabulary.is_file():
         return  # an older format of tokenizer: the lengths are checked before the first model is evaluated
-    tokenizer = Tokenizer.from_file(str(vocabulary))
+    settings = study.evaluate
+    try:
+        tokenizer = Tokenizer.from_file(str(vocabulary))
+    except Exception as error:  # of no type of its own
+        raise ValueError(f"{vocabulary} is damaged ({error}): get the model again") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
 
@@ -112,3 +123,10 @@ def _check_lengths(questions: list[Question], model: ResolvedModel, settings: Ev
         shots = [f"{settings.question_format.replace('{question}', e.question)} {e.answers[0]}\n\n" for e in asked]
         room -= num_tokens("".join(shots)) + settings.max_new_tokens
     check_lengths(questions, num_tokens, settings.max_new_tokens, room)
+    asked_of = [question.question for question in questions]
+    behind = study.chunk.max_tokens + num_tokens("Passage: \n\n") + max(map(num_tokens, asked_of), default=0)
+    if settings.ceilings and asked_of and room is not None and behind > room:
+        raise ValueError(
+            f"a chunk of chunk.max_tokens={study.chunk.max_tokens} does not fit before a question into the context "
+            f"of {model.name}: lower it, or set evaluate.ceilings=false"
+        )

@@ -20,6 +20,7 @@ from active_reading.flows import dataset_commands
 from active_reading.flows.key_list import list_keys
 from active_reading.flows.pipeline import STAGES, run_flow, run_plain, schedule
 from active_reading.flows.settings import demo_study, load_study
+from active_reading.flows.steps import read_step
 
 HELP = {
     "ingest": "read the documents",
@@ -63,7 +64,9 @@ def main() -> None:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise SystemExit(141) from None
         disk_full = "No space left on device" in str(error)  # other libraries' errors of it are of many types
-        if os.environ.get("ACTIVE_READING_TRACEBACK") or not (disk_full or isinstance(error, ValueError | OSError)):
+        no_such_user = "home directory" in str(error)  # of ~NAME
+        is_theirs = disk_full or no_such_user or isinstance(error, ValueError | OSError)
+        if os.environ.get("ACTIVE_READING_TRACEBACK") or not is_theirs:
             raise
         cure = ": free some space and run the same command again; what is finished is kept" if disk_full else ""
         _leave(f"error: {' '.join(str(error).split())}{cure}", 2)
@@ -181,6 +184,11 @@ def _add_patch(patch: argparse.ArgumentParser) -> None:
 def _patch(arguments: argparse.Namespace) -> None:
     from active_reading.train import patch
 
+    if arguments.action in ("apply", "revert") and read_step(arguments.adapter):
+        raise ValueError(
+            f"{arguments.adapter} is a result of a run, which takes it for what it trained: copy the folder, and "
+            f"{arguments.action} the patch to the copy"
+        )
     if arguments.action == "apply":
         patch.apply_patch(arguments.patch, arguments.adapter)
     elif arguments.action == "revert":

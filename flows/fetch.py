@@ -1,8 +1,10 @@
-"""Questions of a Hugging Face data set, fetched into a file of the cache folder."""
+"""What the evaluation asks, as files that stay as they are: fetched from a data set, or copied."""
 
 import os
+import shutil
+from pathlib import Path
 
-from active_reading.augment.identity import content_hash
+from active_reading.augment.identity import content_hash, file_hash
 from active_reading.augment.ingest import DATASET, open_dataset
 from active_reading.eval.dataset_questions import question_lines
 from active_reading.flows.models import cache_folder
@@ -30,3 +32,30 @@ def fetch_questions(study: Study) -> None:
     part.write_text(text, encoding="utf-8")
     part.replace(file)
     study.evaluate.questions = str(file)
+
+
+def keep_asked(study: Study) -> Study:
+    """The study with its questions and its tasks' data copied into the output folder, as they are now.
+
+    A file that changes while models are trained would be asked of some of them alone, and was not kept out of the
+    data set.
+    """
+    settings = study.evaluate
+    questions = settings.questions and _copy(settings.questions, study.root)
+    tasks = [use.model_copy(update={"data": use.data and _copy(use.data, study.root)}) for use in settings.tasks]
+    evaluate = settings.model_copy(update={"questions": questions, "tasks": tasks})
+    return study.model_copy(update={"evaluate": evaluate})
+
+
+def _copy(path: str, root: Path) -> str:
+    name, folder = Path(path).name, root / "asked"
+    folder.mkdir(exist_ok=True)
+    part = folder / f"{name}.{os.getpid()}"
+    shutil.copyfile(path, part)
+    target = folder / file_hash(part)[:12] / name
+    if target.exists():
+        part.unlink()
+    else:
+        target.parent.mkdir(exist_ok=True)
+        part.replace(target)
+    return str(target)

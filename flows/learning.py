@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from active_reading.augment.identity import content_hash, file_hash
+from active_reading.augment.identity import content_hash, file_hash, texts_hash
 from active_reading.flows.check import WHOLE
 from active_reading.flows.models import cache_folder, resolve_model
 from active_reading.flows.progress import Progress
@@ -29,10 +29,8 @@ def train(study: Study, dataset: Step, data: str, variant: Variant) -> Step:
     model = resolve_model(study.model)
     part = {"naive": "chunks"}.get(data, "text")
     rows = pl.scan_parquet(dataset.folder / "data" / part / "*.parquet").select("text", "chunk_id", "template")
-    content = dataset.summary["content"][part]
     if data not in WHOLE:
         rows = rows.filter(pl.col("template").is_in(data.split("+")))
-        content = content_hash(rows.select("text").collect()["text"].to_list())
     name = f"{data}-{variant.method}{variant.label}"
 
     def build(folder: Path) -> dict[str, Any]:
@@ -56,8 +54,9 @@ def train(study: Study, dataset: Step, data: str, variant: Variant) -> Step:
 
     chosen, method = variant.settings, variant.method
     settings = chosen.decisive(method) | {"data": data}
-    # The rows alone: what the card says (of the evaluation, too) makes no other model.
-    inputs = {"dataset": content, "model": model.revision}
+    # What is trained on alone: a document's new name, or what the card says, makes no other model.
+    read = ("text", "chunk_id") if chosen.group_by == "chunk" else ("text",)
+    inputs = {"model": model.revision} | {name: texts_hash(rows.select(name).collect()[name]) for name in read}
     if chosen.background:
         inputs["background"] = file_hash(Path(chosen.background))
     return make_step(study, "train", settings, inputs, build, label=f"train-{name}", resumable=True)
@@ -94,12 +93,13 @@ def evaluate(study: Study, chunks: Step, documents: Step, trained: Step | None, 
 
     questions = study.evaluate.questions
     inputs = {"model": model.revision, "trained": trained.digest if trained else "base", "chunks": chunks.digest}
+    inputs["documents"] = documents.digest  # titles and sources, by which questions name their document
     if questions:
         if not Path(questions).is_file():
             raise ValueError(f"evaluate.questions={questions}: no such file")
         inputs["questions"] = file_hash(Path(questions))
     for use in study.evaluate.tasks:
-        inputs |= {f"task {use.name} {path.suffix}": file_hash(path) for path in use.files}
+        inputs[f"task {use.name}"] = content_hash([file_hash(path) for path in use.files])
     settings = study.evaluate.model_dump(exclude={"questions", "make_questions", "batch_size", "tasks", "grade"})
     settings["tasks"] = [use.model_dump(exclude={"data"}) for use in study.evaluate.tasks]
     return make_step(study, "evaluate", settings, inputs, build, label=f"evaluate-{name}")

@@ -143,6 +143,8 @@ def _revision(folder: Path) -> str:
         stat = path.stat()
         key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
         if key not in memo:
+            if path.suffix == ".safetensors":
+                _check_whole(path)
             memo[key] = file_hash(path)
         hashes[path.name] = memo[key]
     memo_path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,3 +152,14 @@ def _revision(folder: Path) -> str:
     partial.write_text(json.dumps(memo), encoding="utf-8")
     os.replace(partial, memo_path)
     return content_hash(hashes)
+
+
+def _check_whole(weights: Path) -> None:
+    """Raises ValueError for a file that was cut short, or is a pointer to one (Git LFS)."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework="np"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{weights} is damaged or was not fetched whole ({error}): get the model again") from None

@@ -7,7 +7,7 @@ from typing import Any
 
 from active_reading.flows import asking, learning, stages
 from active_reading.flows.check import check_study
-from active_reading.flows.fetch import fetch_questions
+from active_reading.flows.fetch import fetch_questions, keep_asked
 from active_reading.flows.output import open_output
 from active_reading.flows.results import write_results
 from active_reading.flows.settings import Study
@@ -57,6 +57,7 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
         asked = asking.with_questions(study, made_questions)
         if until == "questions":
             return made_questions.folder
+    asked = keep_asked(asked)
     generations = task(stages.generate, "generate")(study, documents, chunks)
     if until == "generate":
         return generations.folder

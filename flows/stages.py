@@ -22,7 +22,7 @@ from active_reading.augment.funnel import (
     rejection_counts,
     request_counts,
 )
-from active_reading.augment.identity import content_hash, file_hash
+from active_reading.augment.identity import content_hash
 from active_reading.augment.ingest import read_documents
 from active_reading.eval.questions import evaluation_texts
 from active_reading.flows.asking import identity
@@ -290,9 +290,8 @@ def export(
             decontamination=decontaminated.summary if study.decontaminate else None,
             judge={name: filtered.summary[name] for name in ("statements", "answers") if name in filtered.summary},
         )
-        content = {path.name: _data_hash(path) for path in (folder / "data").iterdir()}
         num_rows, tokens = count_rows(folder)
-        return {"rows": num_rows, "tokens": tokens, "content": content, **figures}
+        return {"rows": num_rows, "tokens": tokens, **figures}
 
     steps = (documents, chunks, generations, filtered, distinct, decontaminated)
     inputs = {step.folder.name: step.digest for step in steps} | {"recipe": content_hash(recipe)}
@@ -330,7 +329,3 @@ def funnel(generations: Step, filtered: Step, distinct: Step, decontaminated: St
     marked = together(read_table(distinct, "distinct"), read_table(distinct, "dropped"))
     removed = read_table(decontaminated, "removed").join(marked, on="id", how="semi")  # chunks are no texts of ours
     return build_funnel(read_table(generations, "generations"), texts, marked, removed)
-
-
-def _data_hash(folder: Path) -> str:
-    return content_hash([file_hash(path) for path in sorted(folder.iterdir())])

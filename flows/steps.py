@@ -93,6 +93,8 @@ def read_step(folder: Path) -> Step | None:
 def _finish(
     folder: Path, name: str, inputs: dict[str, str], seconds: float, summary: dict[str, Any], final: bool
 ) -> Step:
+    partial = folder / f"{MANIFEST}.partial"
+    partial.unlink(missing_ok=True)  # of a run that was killed as it finished: no file of the step
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in paths}
     manifest = {
@@ -104,7 +106,6 @@ def _finish(
         "digest": content_hash(hashes, {**summary, "seconds": None}, size=16),  # time is not content
     }
     if final:
-        partial = folder / f"{MANIFEST}.partial"
         partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, folder / MANIFEST)
     return Step(folder, str(manifest["digest"]), round(seconds, 1), summary)

@@ -125,13 +125,13 @@ def memory_files(model: Any, base_model: str) -> AdapterFiles:
         tensors |= {f"{name}.rows": rows.cpu(), f"{name}.values": table.values.detach()[rows].to("cpu", STORED)}
         background = adapter.backgrounds[name]
         tensors[f"{name}.background_counts"] = background.counts.clone()
+        tensors[f"{name}.background_batches"] = torch.tensor(background.num_batches)
         tensors[f"{name}.background_reads"] = pack_reads(background.slots, background.weights, table.num_slots)
         tensors[f"{name}.background_gradients"] = background.gradients.cpu()
     config = {
         "version": VERSION,
         "base_model": base_model,
         "base_hash": weights_hash(model),
-        "background_batches": {name: background.num_batches for name, background in adapter.backgrounds.items()},
         "memory": adapter.settings.model_dump(),
     }
     return AdapterFiles(config, tensors)
@@ -163,7 +163,7 @@ def fill_memory(adapter: MemoryAdapter, files: AdapterFiles) -> None:
         table.values[files.tensors[f"{name}.rows"]] = files.tensors[f"{name}.values"].to(table.values)
         adapter.backgrounds[name] = Background(
             files.tensors[f"{name}.background_counts"],
-            files.config["background_batches"][name],
+            files.batches(name),
             *unpack_reads(files.tensors[f"{name}.background_reads"], table.num_slots),
             files.tensors[f"{name}.background_gradients"],
         )

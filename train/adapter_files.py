@@ -2,8 +2,9 @@
 
 Tensors: `{layer}.query_mean`, `{layer}.query_weight`, `{layer}.keys`; per table (a layer's name, or
 `shared`) `{table}.rows` (t,) ascending, `{table}.values` (t, D) of the rows that are not zero,
-`{table}.background_counts` (N,), `{table}.background_reads` (M, 2R or 3R, see `pack_reads`), in ascending order,
-and `{table}.background_gradients` (D, D), or (0, 0) where no natural gradient was asked for.
+`{table}.background_counts` (N,), `{table}.background_batches` (), how many batches they count,
+`{table}.background_reads` (M, 2R or 3R, see `pack_reads`), in ascending order, and `{table}.background_gradients`
+(D, D), or (0, 0) where no natural gradient was asked for. A patch changes tensors alone: one file, replaced whole.
 D model width, N slots, M tokens of generic text, R reads of each.
 """
 
@@ -21,23 +22,35 @@ from torch import Tensor
 
 CONFIG_NAME = "memory_config.json"
 WEIGHTS_NAME = "memory.safetensors"
-VERSION = 4  # of adapters and their patches; goes up when the same files would be read otherwise
-CONFIG_KEYS = ("base_model", "base_hash", "background_batches", "memory")
+VERSION = 5  # of adapters and their patches; goes up when the same files would be read otherwise
+CONFIG_KEYS = ("base_model", "base_hash", "memory")
 SMALL_TABLE = 2**16  # the most slots whose numbers fit into 16 bits
 KEY_TENSORS = ("query_mean", "query_weight", "keys")
-TABLE_TENSORS = ("rows", "values", "background_counts", "background_reads", "background_gradients")
+TABLE_TENSORS = (
+    "rows",
+    "values",
+    "background_counts",
+    "background_batches",
+    "background_reads",
+    "background_gradients",
+)
 
 
 @dataclass
 class AdapterFiles:
-    """`config`: `version`, `base_model`, `base_hash`, `background_batches` (per table), `memory` (the settings)."""
+    """`config`: `version`, `base_model`, `base_hash`, `memory` (the settings)."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
 
     @property
     def tables(self) -> list[str]:
-        return list(self.config["background_batches"])
+        parts = (name.partition(".") for name in self.tensors)
+        return sorted({table for table, _, kind in parts if kind in TABLE_TENSORS})
+
+    def batches(self, table: str) -> int:
+        """How many batches the table's background counts are of."""
+        return int(self.tensors[f"{table}.background_batches"])
 
     def keys_hash(self) -> str:
         """Hash of what decides which slot a hidden state reads: two adapters that share it share their slots."""

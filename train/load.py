@@ -41,17 +41,20 @@ def load_tokenizer(model: str | Path) -> Any:
     return tokenizer
 
 
-def load_model(model: str | Path, dtype: torch.dtype = torch.float32) -> Any:
-    """A model from a folder or Hugging Face id; an adapter folder loads on top of the base it names."""
+def load_model(model: str | Path, dtype: torch.dtype = torch.float32, base: str | Path | None = None) -> Any:
+    """A model from a folder or Hugging Face id; an adapter folder loads on top of `base`, or of the one it names.
+
+    Raises ValueError for a memory of another base; a LoRA adapter does not know the weights of its own.
+    """
     folder = Path(model)
     if (folder / CONFIG_NAME).is_file():
-        loaded = load_model(base_of(folder), dtype)
+        loaded = load_model(base or base_of(folder), dtype)
         load_memory(loaded, folder)
         return loaded
     if (folder / LORA_CONFIG_NAME).is_file():
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(load_model(base_of(folder), dtype), folder)
+        return PeftModel.from_pretrained(load_model(base or base_of(folder), dtype), folder)
     return AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
 
 

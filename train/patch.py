@@ -82,10 +82,7 @@ def difference(old: AdapterFiles, new: AdapterFiles, provenance: str) -> Patch:
         for word, found in (("learned", without(reads[1], reads[0])), ("unlearned", without(reads[0], reads[1]))):
             if len(found):
                 tensors[f"{table}.{word}_reads"] = found
-    batches = {
-        table: new.config["background_batches"][table] - old.config["background_batches"][table]
-        for table in new.tables
-    }
+    batches = {table: new.batches(table) - old.batches(table) for table in new.tables}
     return Patch(_facts(new) | {"batches": batches, "provenance": provenance}, tensors)
 
 
@@ -223,7 +220,7 @@ def _move(path: Path, adapter: Path, forward: bool) -> None:
         added, removed = (learned, unlearned) if forward else (unlearned, learned)
         files.tensors[f"{table}.background_reads"] = together(without(reads, removed), added)
     for table, batches in patch.facts["batches"].items():  # tables of which no row moved are among them
-        files.config["background_batches"][table] += sign * batches
+        files.tensors[f"{table}.background_batches"] += sign * batches
     write_adapter(files, adapter)
 
 

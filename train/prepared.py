@@ -19,7 +19,7 @@ from active_reading.train.precision import compute_dtype
 from active_reading.train.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
-VERSION = 5  # goes up when the code makes another memory of the same
+VERSION = 6  # goes up when the code makes another memory of the same
 KEPT = ("layers", "num_keys", "num_heads", "top_k", "key_width", "shared_values", "codebooks")  # in any training
 SHAPE = (*KEPT, "background_texts", "own_texts")
 

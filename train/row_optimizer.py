@@ -1,5 +1,6 @@
 """The optimizer of a memory, made ready for a training: which rows may move, and what it costs to move them."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,16 +24,18 @@ def row_optimizer(
     if settings.memory.update_rule != "natural":
         return SparseRowOptimizer(adapter.tables, adapter.backgrounds, settings.memory, rate, settings.seed), {}
     reads = _reads_of(model, adapter, tokenizer, settings, sequences)
-    if any(
-        not len(background.gradients) for background in adapter.backgrounds.values()
-    ):  # of another rule's memory
+    backgrounds = adapter.backgrounds
+    if any(not len(background.gradients) for background in backgrounds.values()):  # of another rule's memory
         generic = generic_sequences(model, tokenizer, settings)
-        for name, covariance in gradient_covariances(model, adapter, tokenizer, generic, settings).items():
-            adapter.backgrounds[name].gradients = covariance
+        # Not kept with the adapter: a patch, by which this training is taken back, has no gradients.
+        backgrounds = {
+            name: replace(backgrounds[name], gradients=covariance)
+            for name, covariance in gradient_covariances(model, adapter, tokenizer, generic, settings).items()
+        }
     curvatures, learned = {}, {}
     for name, (slots, weights) in reads.items():
         generator = torch.Generator().manual_seed(settings.seed)
-        background = adapter.backgrounds[name]
+        background = backgrounds[name]
         read, counts = slots.unique(return_counts=True)
         rows = best_slots(settings.memory, read, counts, background, generator).sort().values
         curvatures[name] = curvature(

@@ -129,7 +129,7 @@ class TrainSettings(BaseModel):
     num_tokens: int = Field(40_000, ge=100, description="token budget of every model")
     batch_tokens: int = Field(1024, ge=16, description="tokens per step, or one sequence's where that has more")
     max_length: int = Field(512, ge=16, description="longer texts are cut")
-    seed: int = Field(0, description="of the order of texts, and of what a method draws")
+    seed: int = Field(0, ge=0, lt=2**32, description="of the order of texts, and of what a method draws")
     group_by: Literal["length", "chunk"] = Field(
         "length",
         description="texts of one step: of like length, or of one chunk (with texts_per_sequence=1)",

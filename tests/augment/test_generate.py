@@ -233,3 +233,21 @@ def test_the_settings_choose_the_engine(monkeypatch):
     assert asked == []
     assert isinstance(make_engine(GenerateSettings(max_num_seqs=5, seed=3), Path("folder")), VllmEngine)
     assert asked == [("folder", 2048, 5, 3, 1)]
+
+
+def test_strategies_that_another_run_proposed_meanwhile_are_applied(tmp_path):
+    """The ledger keeps the first answer to a request: what follows is that answer's."""
+    templates = [TemplateUse(template="propose_strategies", num_items=2, apply="apply_strategy")]
+
+    class Overtaken(ScriptedEngine):
+        def poll(self):
+            if not self.prompts[1:]:  # the proposal alone is asked
+                run(tmp_path, chunks_of("owl"), templates, make=lambda: ScriptedEngine(lambda _: PROPOSAL))
+            return super().poll()
+
+    rows, _, _ = run(
+        tmp_path, chunks_of("owl"), templates, make=lambda: Overtaken(lambda _: "1. Write a letter about it")
+    )
+    asked = rows.filter(template="apply_strategy")["strategy"].to_list()
+    assert asked == ["List every animal by name", "Draw the lake with all animals"]
+    assert rows.height == 3

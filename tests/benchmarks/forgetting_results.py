@@ -1,5 +1,6 @@
 """What memory has lost when it knows as much as the others: the forgetting benchmark's runs in figures."""
 
+from math import hypot
 from statistics import fmean
 from typing import Any
 
@@ -30,6 +31,8 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
                 entry["ratio"] for table in tables.values() if (entry := table.get(method)) and "ratio" in entry
             ]
             result[f"smf_over_{method}{suffix}"] = round(fmean(ratios), 3) if ratios else None
+            bounds = [table[method].get("interval_over_seeds") for table in tables.values() if method in table]
+            result[f"smf_over_{method}{suffix}_interval"] = interval_of_mean(ratios, bounds)
     sets = [name for name in SETS if name in lines[0]["base"]]
     result["matched_by_set"] = {
         share: {name: matched(some, "nll_fall", f"lost_{name}") for name in sets}
@@ -43,6 +46,22 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
     result["patch_megabytes"] = max((line["patch_megabytes"] or 0 for line in lines), default=0)
     result["seeds"] = len({line["run"]["seed"] for line in lines})
     return result | {"runs": len(lines)}
+
+
+def interval_of_mean(
+    values: list[float], intervals: list[tuple[float, float] | None]
+) -> tuple[float, float] | None:
+    """Of the mean of independent values, each with its own interval, which need not be symmetric.
+
+    Distances to the bounds add up in squares (MOVER; Zou & Donner 2008, Statistics in Medicine 27). None where a value
+    has no interval.
+    """
+    bounds = [interval for interval in intervals if interval is not None]
+    if not values or len(bounds) < len(values):
+        return None
+    below = hypot(*(value - low for value, (low, _) in zip(values, bounds, strict=True))) / len(values)
+    above = hypot(*(high - value for value, (_, high) in zip(values, bounds, strict=True))) / len(values)
+    return round(fmean(values) - below, 3), round(fmean(values) + above, 3)
 
 
 def best_means(by_setting: dict[str, list[dict[str, float]]], measure: str) -> dict[str, float]:

@@ -34,6 +34,11 @@ def test_rates_of_one_method_are_its_curve_and_seeds_make_the_interval():
     assert full["lost"]["low"] < 0.6 < 0.7 < full["lost"]["high"]
 
 
+def test_a_model_that_unlearned_changes_no_loss_at_the_same_learning():
+    runs = [("full", 0, 1.0, 0.2), ("lora", 0, 0.5, 0.1)]
+    assert matched_rows([("full", 0, -2.0, 3.0), *runs]) == (0.5, matched_rows(runs)[1])
+
+
 def test_a_method_that_learned_nothing_has_no_row():
     assert matched_rows([("lora", 0, -0.1, 0.0), ("full", 0, 0.5, 0.2)])[1][0]["method"] == "full"
     assert matched_rows([("lora", 0, -0.1, 0.0)]) == (0.0, [])

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,14 @@ MISTAKES = {
     "missing model folder": (["docs", "--model", "/no/model"], "model '/no/model' does not exist: give a folder"),
     "model folder without model": (["docs", "--model", "empty"], "model folder .*empty has no config.json"),
     "layer that is not there": (["docs", "train.memory.layers=[9]"], "tiny has only layers 0 to 3"),
+    "a home that nobody has": (["~no-such-user/docs"], "Could not determine home directory"),
+    "negative seed": (["docs", "train.seed=-1"], "train.seed=-1: input should be greater than or equal to 0"),
+    "longer than the context": (["docs", "train.max_length=99999"], "train.max_length=99999 exceeds the model's"),
+    "too few generic texts": (["docs", "train.memory.background_texts=300"], "background_texts=300, and"),
+    "no room for a passage": (
+        ["docs", "chunk.max_tokens=99999", "evaluate.questions=docs/gold.jsonl"],
+        "a chunk of chunk.max_tokens=99999 does not fit before a question into the context of tiny: lower it",
+    ),
     "foreign output folder": (["docs", "output=docs"], "output folder .*docs holds files"),
 }
 
@@ -97,6 +106,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(call, documents, tiny_model, monk
     Path("typo.yaml").write_text("corpus: {path: docs}\ntrian: {seed: 1}\n")
     Path("value.yaml").write_text("corpus: {path: docs}\ntrain: {num_tokens: 5}\n")
     Path("broken.yaml").write_text("corpus: [\n")
+    Path("docs/gold.jsonl").write_text('{"question": "Where does the owl sleep?", "answers": ["oak"]}\n')
     model = [] if "--model" in words else ["--model", str(tiny_model)]
     result = call(*command, words[0], "train.memory.layers=[1]", *words[1:], *model)
     assert_one_line(result, re.escape(message).replace(r"\.\*", ".*"))
@@ -163,7 +173,13 @@ def test_a_patch_is_made_shown_reverted_scaled_and_applied(call, documents, tiny
     memory = "{layers: [1], num_keys: 8, num_heads: 2, top_k: 2, top_t: 8, background_texts: 4, own_texts: 2}"
     words = [*small, "train.data=[naive]", f"train.memory={memory}", "output=out", "generate.engine=echo"]
     assert call("train", documents, "--model", tiny_model, *words)[0] == 0
-    (adapter,) = Path("out").glob("train-*")
+    (trained_here,) = Path("out").glob("train-*")
+    refused = call("patch", "revert", trained_here / "patch.safetensors", trained_here)
+    assert_one_line(refused, "is a result of a run, .* copy the folder, and revert the patch to the copy")
+    adapter = Path("copy")
+    for name in ("memory_config.json", "memory.safetensors", "patch.safetensors"):
+        adapter.mkdir(exist_ok=True)
+        shutil.copy(trained_here / name, adapter)
     weights, patch = adapter / "memory.safetensors", adapter / "patch.safetensors"
     trained = weights.read_bytes()
     code, output, _ = call("patch", "show", patch)
@@ -309,3 +325,10 @@ def test_the_installed_command_tells_its_version_and_mistakes_without_a_tracebac
     assert told.stdout == f"active-reading {version('active-reading')}\n"
     failed = subprocess.run([command, "run", "/no/such/docs"], capture_output=True, text=True)
     assert_one_line((failed.returncode, failed.stdout, failed.stderr), "corpus folder /no/such/docs does not exist")
+
+
+def test_a_damaged_tokenizer_is_named(call, documents, tiny_model):
+    shutil.copytree(tiny_model, "cut")
+    Path("cut/tokenizer.json").write_text("{")
+    result = call("ingest", documents, "--model", "cut", "train.memory.layers=[1]")
+    assert_one_line(result, r"cut/tokenizer\.json is damaged \(.*\): get the model again")

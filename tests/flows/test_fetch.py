@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from active_reading.eval.questions import read_questions
-from active_reading.flows.fetch import fetch_questions
+from active_reading.flows.fetch import fetch_questions, keep_asked
 from active_reading.flows.settings import Study, load_study
 
 SQUAD = {
@@ -92,3 +92,22 @@ def test_a_data_set_that_breaks_off_is_named_with_the_last_row_that_was_read(tmp
     study.evaluate.questions = f"hf:{tmp_path / 'cut'}"
     with pytest.raises(ValueError, match=r"data set '.*cut' cannot be read after row 0: "):
         fetch_questions(study)
+
+
+def test_what_is_asked_stays_as_it_was_when_its_files_change(tmp_path):
+    for name in ("one.txt", "gold.jsonl", "nq.jsonl"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "study.yaml").write_text(
+        "corpus: {path: one.txt}\n"
+        "evaluate: {questions: gold.jsonl, tasks: [{name: nq_open_local, data: nq.jsonl}]}\n"
+    )
+    study = load_study(str(tmp_path / "study.yaml"), [f"output={tmp_path / 'out'}"])
+    study.root.mkdir()
+    kept = keep_asked(study)
+    files = [Path(kept.evaluate.questions), Path(kept.evaluate.tasks[0].data)]
+    assert [file.name for file in files] == ["gold.jsonl", "nq.jsonl"]
+    (tmp_path / "gold.jsonl").write_text("others")
+    assert [file.read_text() for file in files] == ["gold.jsonl", "nq.jsonl"]
+    other = keep_asked(study).evaluate.questions
+    assert (Path(other).read_text(), Path(other) == files[0]) == ("others", False)
+    assert study.evaluate.questions == str(tmp_path / "gold.jsonl"), "the study says where they come from"

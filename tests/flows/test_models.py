@@ -94,6 +94,14 @@ def test_a_folder_without_a_configuration_is_refused(tmp_path):
         resolve_model(str(tmp_path))
 
 
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", None])
+def test_weights_that_were_not_fetched_whole_are_named(copy, content):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(content or weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged or was not fetched whole .* get the model"):
+        resolve_model(str(copy))
+
+
 def test_a_folder_without_safetensors_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickles are never loaded")

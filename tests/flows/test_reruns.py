@@ -13,6 +13,7 @@ from small_study import DOCUMENTS, no_engine, only, results_of, study_in, times,
 
 from active_reading.augment.engine import TOO_LONG, Completion, EchoEngine
 from active_reading.augment.ledger import Ledger
+from active_reading.flows.learning import SHARING
 from active_reading.flows.models import resolve_model
 from active_reading.flows.pipeline import run_plain
 from active_reading.flows.steps import MANIFEST, read_step
@@ -86,6 +87,21 @@ def test_a_renamed_document_is_filtered_again_because_its_title_is_evidence(proj
     before = only(project, "filter-*")
     (project / "documents" / "lake.txt").rename(project / "documents" / "lagoon.txt")
     assert run_plain(study_in(project, tiny_model), "filter") != before
+
+
+def test_a_renamed_document_trains_no_model_again_and_is_evaluated_under_its_new_name(
+    project, tiny_model, monkeypatch
+):
+    monkeypatch.setattr("active_reading.augment.generate.make_engine", no_engine)
+    monkeypatch.setattr("active_reading.train.trainer.train_model", no_engine)
+    titled = "# Orsella Vantrill\n\n"  # so that its name is in no prompt
+    assert DOCUMENTS["people/orsella.md"].startswith(titled)
+    (project / "documents" / "people" / "orsella.md").rename(project / "documents" / "people" / "vantrill.md")
+    before = set(project.glob(f"out/evaluate-*-memory*/{SHARING}"))
+    run_plain(study_in(project, tiny_model), "report")
+    made = set(project.glob(f"out/evaluate-*-memory*/{SHARING}")) - before
+    assert len(made) == 2
+    assert all("people/vantrill.md" in json.loads(path.read_text())["documents"] for path in made)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,18 @@ def test_a_step_without_a_summary_has_an_empty_one(tmp_path):
     assert step(tmp_path, lambda folder: None).summary == {}
 
 
+def test_what_a_kill_left_of_a_manifest_is_no_file_of_the_step(tmp_path):
+    def build(folder: Path) -> dict[str, Any]:
+        (folder / "rows.txt").write_text("result")
+        return {}
+
+    made = step(tmp_path, build, resumable=True)
+    (made.folder / MANIFEST).rename(made.folder / f"{MANIFEST}.partial")
+    again = step(tmp_path, build, resumable=True)
+    assert read_step(again.folder) == again
+    assert again.digest == made.digest
+
+
 def test_a_result_that_is_not_final_serves_one_run_and_is_made_again(tmp_path, caplog):
     caplog.set_level("INFO", logger="active_reading")
     build = Builder("short")

@@ -25,6 +25,7 @@ def files_of(table: Tensor) -> AdapterFiles:
         "1.rows": rows,
         "1.values": table[rows].bfloat16(),
         "1.background_counts": torch.arange(float(SLOTS)),
+        "1.background_batches": torch.tensor(5),
         "1.background_reads": torch.arange(12, dtype=torch.int16).view(4, 3),
         "1.background_gradients": torch.eye(WIDTH),
     }
@@ -32,7 +33,6 @@ def files_of(table: Tensor) -> AdapterFiles:
         "version": VERSION,
         "base_model": "b",
         "base_hash": "h",
-        "background_batches": {"1": 5},
         "memory": {"layers": [1]},
     }
     return AdapterFiles(config, tensors)

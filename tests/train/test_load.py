@@ -1,5 +1,6 @@
 """What each kind of folder loads as, and the base behind it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,16 @@ def test_a_memory_loads_on_its_base_in_either_format(adapters, dtype):
 
 def test_a_lora_adapter_loads_on_its_base(adapters):
     assert isinstance(load_model(adapters["lora"]), PeftModel)
+
+
+@pytest.mark.parametrize("kind", ["lora", "memory"])
+def test_an_adapter_loads_on_a_base_that_lies_elsewhere_now(adapters, tiny_model, tmp_path, kind):
+    shutil.copytree(adapters[kind], tmp_path / kind)
+    for path in (tmp_path / kind).glob("*config.json"):
+        path.write_text(path.read_text().replace(str(tiny_model), str(tmp_path / "no-more")))
+    ids = torch.arange(6)[None]
+    moved = load_model(tmp_path / kind, base=tiny_model)
+    assert torch.equal(moved(ids).logits, load_model(adapters[kind])(ids).logits)
 
 
 def test_a_tokenizer_without_a_padding_token_pads_with_the_end(tiny_tokenizer, tmp_path):

@@ -54,15 +54,14 @@ def write(
             f"{table}.rows": rows,
             f"{table}.values": values.bfloat16(),
             f"{table}.background_counts": counts,
+            f"{table}.background_batches": torch.tensor(7 + batches),
             f"{table}.background_reads": together(GENERIC, *(LEARNED[steps] for steps in read_in.get(table, []))),
             f"{table}.background_gradients": torch.eye(WIDTH),
         }
-    known = {"0": 7 + batches, "2": 7 + batches}
     config = {
         "version": VERSION,
         "base_model": "m",
         "base_hash": base,
-        "background_batches": known,
         "memory": {"layers": [0, 2], "top_k": top_k, "shared_values": shared_values},
     }
     write_adapter(AdapterFiles(config, tensors), folder)

@@ -105,8 +105,8 @@ def test_background_counts_are_saved_with_the_memory(tiny_model, tmp_path):
     num_tokens = sum(min(len(text.encode()), 47) + 1 for text in read_background(limit=3))
     counts = files.tensors["1.background_counts"]
     assert counts.max() > 0
-    assert counts.max() <= files.config["background_batches"]["1"]
-    assert files.config["background_batches"]["1"] <= num_tokens / 48, "a batch holds a text at least"
+    assert counts.max() <= files.batches("1")
+    assert files.batches("1") <= num_tokens / 48, "a batch holds a text at least"
 
 
 def test_what_was_learned_is_known_from_then_on(tiny_model, tmp_path):
@@ -121,7 +121,7 @@ def test_what_was_learned_is_known_from_then_on(tiny_model, tmp_path):
         more = known.tensors[f"{layer}.background_counts"] - before.tensors[f"{layer}.background_counts"]
         assert torch.equal(more.nonzero().flatten(), known.tensors[f"{layer}.rows"])
         assert 1 < more.max() <= steps
-        assert known.config["background_batches"][layer] - before.config["background_batches"][layer] == steps
+        assert known.batches(layer) - before.batches(layer) == steps
         assert torch.equal(known.tensors[f"{layer}.values"], before.tensors[f"{layer}.values"])
 
 
@@ -279,7 +279,7 @@ def test_a_memory_that_is_trained_on_keeps_its_keys_and_what_it_knows(runs, tiny
         assert torch.equal(patch.before(layer).float(), old.rows(layer, rows))
         more = new.tensors[f"{layer}.background_counts"] - old.tensors[f"{layer}.background_counts"]
         assert torch.equal(more.nonzero().flatten(), rows)
-        added = new.config["background_batches"][layer] - old.config["background_batches"][layer]
+        added = new.batches(layer) - old.batches(layer)
         assert added == second.summary["steps"]
 
 
