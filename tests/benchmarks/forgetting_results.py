@@ -53,8 +53,8 @@ def interval_of_mean(
 ) -> tuple[float, float] | None:
     """Of the mean of independent values, each with its own interval, which need not be symmetric.
 
-    Distances to the bounds add up in squares (MOVER; Zou & Donner 2008, Statistics in Medicine 27). None where a value
-    has no interval.
+    Distances to the bounds add up in squares (MOVER; Zou & Donner 2008, Statistics in Medicine 27). None where a
+    value has no interval.
     """
     bounds = [interval for interval in intervals if interval is not None]
     if not values or len(bounds) < len(values):
