@@ -67,3 +67,19 @@ def ratio_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[floa
     middle = above * below / square
     margin = math.sqrt(max(0.0, middle**2 - (above**2 - t**2 * noise_above) / square))
     return middle - margin, middle + margin
+
+
+def interval_of_mean(
+    values: Sequence[float], intervals: Sequence[tuple[float, float] | None]
+) -> tuple[float, float] | None:
+    """Of the mean of independent values, each with its own interval, which need not be symmetric.
+
+    Distances to the bounds add up in squares (MOVER; Zou & Donner 2008, Statistics in Medicine 27). None where a
+    value has no interval.
+    """
+    bounds = [interval for interval in intervals if interval is not None]
+    if not values or len(bounds) < len(values):
+        return None
+    below = math.hypot(*(value - low for value, (low, _) in zip(values, bounds, strict=True))) / len(values)
+    above = math.hypot(*(high - value for value, (_, high) in zip(values, bounds, strict=True))) / len(values)
+    return statistics.fmean(values) - below, statistics.fmean(values) + above

@@ -1,5 +1,6 @@
 """Settings of the evaluation: no torch here, so that a configuration is checked at once."""
 
+import re
 from pathlib import Path
 from typing import Self
 
@@ -30,12 +31,9 @@ class TaskUse(BaseModel):
     @property
     def files(self) -> list[Path]:
         """The task's own files: its definition with what it may use, and its data, where it has them."""
-        definition = self.definition
-        beside: list[Path] = []
-        if definition and definition.parent != SHIPPED_TASKS:  # functions, and definitions that it includes
-            beside = sorted(path for end in ("py", "yaml", "yml") for path in definition.parent.glob(f"*.{end}"))
-        data = Path(self.data) if self.data else None
-        return list(dict.fromkeys(path for path in (definition, *beside, data) if path))
+        definition, data = self.definition, Path(self.data) if self.data else None
+        own = _used_by(definition) if definition and definition.parent != SHIPPED_TASKS else []
+        return [path for path in (definition, *own, data) if path]
 
     @model_validator(mode="after")
     def _data_fits(self) -> Self:
@@ -46,6 +44,16 @@ class TaskUse(BaseModel):
             known = ", ".join(sorted(path.stem for path in SHIPPED_TASKS.glob("*.yaml")))
             raise ValueError(f"the task {self.name} is the harness's own and reads no local file; ours are {known}")
         return self
+
+
+def _used_by(definition: Path) -> list[Path]:
+    """The definition that a user's own one includes, and the modules beside it, which its functions may be of."""
+    try:
+        words = definition.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return []  # told where the file is checked
+    included = [definition.parent / name for name in re.findall(r"^include:\s*(\S+)", words, re.MULTILINE)]
+    return [*included, *sorted(path for path in definition.parent.glob("[!.]*.py") if path.is_file())]
 
 
 class EvaluateSettings(BaseModel):

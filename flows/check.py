@@ -1,6 +1,8 @@
 """What can be checked of a study before anything is computed."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 
@@ -14,8 +16,11 @@ from active_reading.eval.questions import (
     few_shot_examples,
     read_questions,
 )
+from active_reading.eval.settings import EvaluateSettings
 from active_reading.flows.models import ResolvedModel, resolve_model
 from active_reading.flows.settings import Study
+from active_reading.flows.stage_files import read_table
+from active_reading.flows.steps import Step
 from active_reading.train.generic_text import read_background
 from active_reading.train.sweep import Variant, variants
 
@@ -57,21 +62,42 @@ def check_study(study: Study) -> None:
     if study.dedupe.semantic_model:
         resolve_model(study.dedupe.semantic_model)
     model = resolve_model(study.model)
-    _check_lengths(questions, model, study)
+    if num_tokens := _counter(model):
+        room = _room(model, study.evaluate, num_tokens)
+        check_lengths(questions, num_tokens, study.evaluate.max_new_tokens, room)
     for variant in variants(study.train):
         _check_training(variant, model)
+    needed: dict[str | None, int] = {}  # generic texts of each file
+    for settings in (variant.settings for variant in variants(study.train) if variant.method == "memory"):
+        needed[settings.background] = max(needed.get(settings.background, 0), settings.memory.background_texts)
+    for background, number in needed.items():
+        read_background(background, number)
+
+
+def check_passages(study: Study, chunks: Step) -> None:
+    """Raises ValueError where a chunk does not fit before a question, as the evaluation's ceilings put it."""
+    settings, model = study.evaluate, resolve_model(study.model)
+    num_tokens = _counter(model)
+    if not (settings.questions and settings.ceilings and num_tokens):
+        return
+    questions = read_questions(Path(settings.questions))
+    room = _room(model, settings, num_tokens)
+    longest = int(cast(int, read_table(chunks, "chunks")["num_tokens"].max()))
+    asked = max((num_tokens(question.question) for question in questions), default=0)
+    if room is not None and longest + asked + num_tokens("Passage: \n\n") > room:
+        raise ValueError(
+            f"a chunk of {longest} tokens does not fit before a question into the context of {model.name}: lower "
+            f"chunk.max_tokens={study.chunk.max_tokens}, or set evaluate.ceilings=false"
+        )
 
 
 def _check_training(variant: Variant, model: ResolvedModel) -> None:
     settings, depth, context = variant.settings, model.num_layers(), model.context_length()
     if context and settings.max_length > context:
         raise ValueError(f"train.max_length={settings.max_length} exceeds the model's context of {context} tokens")
-    if variant.method != "memory":
-        return
     layers = settings.memory.layers
-    if layers and depth and max(layers) >= depth:
+    if variant.method == "memory" and layers and depth and max(layers) >= depth:
         raise ValueError(f"train.memory.layers={layers}: {model.name} has only layers 0 to {depth - 1}")
-    read_background(settings.background, settings.memory.background_texts)
 
 
 def _check_data(wanted: list[str], planner: Planner) -> None:
@@ -100,33 +126,27 @@ def check_background(path: str, evaluation: dict[str, list[str]]) -> None:
         )
 
 
-def _check_lengths(questions: list[Question], model: ResolvedModel, study: Study) -> None:
+def _counter(model: ResolvedModel) -> Callable[[str], int] | None:
+    """Counts a text's tokens; None for an older format of tokenizer, which is slow to open."""
     from tokenizers import Tokenizer  # not transformers: a run with nothing to do need not wait for its import
 
     vocabulary = model.folder / "tokenizer.json"
     if not vocabulary.is_file():
-        return  # an older format of tokenizer: the lengths are checked before the first model is evaluated
-    settings = study.evaluate
+        return None
     try:
         tokenizer = Tokenizer.from_file(str(vocabulary))
     except Exception as error:  # of no type of its own
         raise ValueError(f"{vocabulary} is damaged ({error}): get the model again") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
 
-    def num_tokens(text: str) -> int:
-        return len(tokenizer.encode(text, add_special_tokens=False))
 
-    room = model.context_length()
-    if room is not None:
-        asked = [*few_shot_examples()[: settings.few_shot], Question("", ("",))]
-        shots = [f"{settings.question_format.replace('{question}', e.question)} {e.answers[0]}\n\n" for e in asked]
-        room -= num_tokens("".join(shots)) + settings.max_new_tokens
-    check_lengths(questions, num_tokens, settings.max_new_tokens, room)
-    asked_of = [question.question for question in questions]
-    behind = study.chunk.max_tokens + num_tokens("Passage: \n\n") + max(map(num_tokens, asked_of), default=0)
-    if settings.ceilings and asked_of and room is not None and behind > room:
-        raise ValueError(
-            f"a chunk of chunk.max_tokens={study.chunk.max_tokens} does not fit before a question into the context "
-            f"of {model.name}: lower it, or set evaluate.ceilings=false"
-        )
+def _room(model: ResolvedModel, settings: EvaluateSettings, num_tokens: Callable[[str], int]) -> int | None:
+    """Tokens of the model's context beside worked examples and answer; None where it does not say."""
+    context = model.context_length()
+    if context is None:
+        return None
+    asked = [*few_shot_examples()[: settings.few_shot], Question("", ("",))]
+    shots = [f"{settings.question_format.replace('{question}', e.question)} {e.answers[0]}\n\n" for e in asked]
+    return context - num_tokens("".join(shots)) - settings.max_new_tokens

@@ -16,11 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from active_reading.augment.sources import LOCKS
 from active_reading.flows import dataset_commands
 from active_reading.flows.key_list import list_keys
 from active_reading.flows.pipeline import STAGES, run_flow, run_plain, schedule
 from active_reading.flows.settings import demo_study, load_study
-from active_reading.flows.steps import read_step
 
 HELP = {
     "ingest": "read the documents",
@@ -55,7 +55,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         _run(arguments)
-        sys.stdout.flush()
+        if sys.stdout:  # none where it was closed before
+            sys.stdout.flush()
     except Terminated:
         _leave(f"terminated: {KEPT}", 143)
     except KeyboardInterrupt:
@@ -184,10 +185,10 @@ def _add_patch(patch: argparse.ArgumentParser) -> None:
 def _patch(arguments: argparse.Namespace) -> None:
     from active_reading.train import patch
 
-    if arguments.action in ("apply", "revert") and read_step(arguments.adapter):
+    if arguments.action in ("apply", "revert") and (arguments.adapter.absolute().parent / LOCKS).is_dir():
         raise ValueError(
-            f"{arguments.adapter} is a result of a run, which takes it for what it trained: copy the folder, and "
-            f"{arguments.action} the patch to the copy"
+            f"{arguments.adapter} is a result of a run, which takes it for what it trained: copy the folder to "
+            f"another place, and {arguments.action} the patch there"
         )
     if arguments.action == "apply":
         patch.apply_patch(arguments.patch, arguments.adapter)
@@ -229,6 +230,7 @@ def _set_up_output() -> None:
     logger = logging.getLogger("active_reading")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logging.raiseExceptions = False  # a reader that has ended is told of once, at the end
     warnings.filterwarnings("ignore")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

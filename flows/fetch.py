@@ -52,8 +52,9 @@ def _copy(path: str, root: Path) -> str:
     folder.mkdir(exist_ok=True)
     part = folder / f"{name}.{os.getpid()}"
     shutil.copyfile(path, part)
-    target = folder / file_hash(part)[:12] / name
-    if target.exists():
+    content = file_hash(part)
+    target = folder / content[:12] / name
+    if target.is_file() and file_hash(target) == content:
         part.unlink()
     else:
         target.parent.mkdir(exist_ok=True)

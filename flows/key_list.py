@@ -22,7 +22,7 @@ def list_keys(below: str = "") -> str:
         if not below or key == below or key.startswith((f"{below}.", f"{below}["))
     ]
     if not shown:
-        raise ValueError(f"no key of a study begins with '{below}' (sections: {', '.join(Study.model_fields)})")
+        raise ValueError(f"a study has no section or key '{below}' (it has {', '.join(Study.model_fields)})")
     return "\n".join(shown)
 
 
@@ -43,7 +43,7 @@ def _shown(key: str, field: FieldInfo) -> str:
     words = [field.description or ""]
     if choices := _choices(field.annotation):
         words.append(f"({' | '.join(choices)})")
-    if field.is_required():
+    if field.is_required() and key != "name":  # which a study has from its file
         words.append("(needed)")
     lines = textwrap.wrap(" ".join(filter(None, words)), 76)
     return "\n".join([f"{key}={default}", *(f"    {line}" for line in lines)])

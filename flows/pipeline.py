@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from active_reading.flows import asking, learning, stages
-from active_reading.flows.check import check_study
+from active_reading.flows.check import check_passages, check_study
 from active_reading.flows.fetch import fetch_questions, keep_asked
 from active_reading.flows.output import open_output
 from active_reading.flows.results import write_results
@@ -45,19 +45,20 @@ def run_stages(study: Study, until: str, task: Callable[[Call, str], Call]) -> P
     if until == "questions" and not study.evaluate.make_questions:
         raise ValueError("no questions are made: set evaluate.make_questions to how many a document at most")
     prepare(study)
+    asked = keep_asked(study)
     documents = task(stages.ingest, "ingest")(study)
     if until == "ingest":
         return documents.folder
     chunks = task(stages.chunk, "chunk")(study, documents)
     if until == "chunk":
         return chunks.folder
-    made_questions, asked = None, study
+    made_questions = None
     if study.evaluate.make_questions:
-        made_questions = task(asking.questions, "questions")(study, documents, chunks)
-        asked = asking.with_questions(study, made_questions)
+        made_questions = task(asking.questions, "questions")(asked, documents, chunks)
+        asked = keep_asked(asking.with_questions(asked, made_questions))
         if until == "questions":
             return made_questions.folder
-    asked = keep_asked(asked)
+    check_passages(asked, chunks)
     generations = task(stages.generate, "generate")(study, documents, chunks)
     if until == "generate":
         return generations.folder

@@ -32,7 +32,10 @@ class Study(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=r"^[\w][\w .-]*$", description="names the output folder and the report")
+    name: str = Field(
+        pattern=r"^[\w][\w .-]*$",
+        description="names the output folder and the report; none: that of the study's file or folder",
+    )
     output: LocalFolder = Field("", description="output folder; empty: runs/<name>")
     model: str = Field(DEFAULT_MODEL, description="generator and student: a Hugging Face id or a folder")
     corpus: IngestSettings

@@ -45,8 +45,12 @@ class AdapterFiles:
 
     @property
     def tables(self) -> list[str]:
-        parts = (name.partition(".") for name in self.tensors)
-        return sorted({table for table, _, kind in parts if kind in TABLE_TENSORS})
+        memory = self.config["memory"]
+        return ["shared"] if memory.get("shared_values") else self.layers
+
+    @property
+    def layers(self) -> list[str]:
+        return [str(layer) for layer in self.config["memory"]["layers"]]
 
     def batches(self, table: str) -> int:
         """How many batches the table's background counts are of."""
@@ -148,6 +152,7 @@ def read_adapter(folder: Path) -> AdapterFiles:
         raise ValueError(f"{path} is of another version: train it again")
     files = AdapterFiles(config, read_tensors(folder / WEIGHTS_NAME))
     needed = [f"{table}.{kind}" for table in files.tables for kind in TABLE_TENSORS]
+    needed += [f"{layer}.{kind}" for layer in files.layers for kind in KEY_TENSORS]
     if lacking := [name for name in needed if name not in files.tensors]:
         path = folder / WEIGHTS_NAME
         raise ValueError(f"{path} is damaged or of an older version: it lacks {', '.join(lacking)}; make it again")

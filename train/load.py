@@ -24,11 +24,12 @@ def base_of(model: str | Path) -> str | Path:
 
 
 def load_tokenizer(model: str | Path) -> Any:
-    """The tokenizer of a model folder or Hugging Face id, with a padding token; an adapter's is that of its base.
+    """The tokenizer of a model folder or Hugging Face id, with a padding token; an adapter may have its base's.
 
     Raises ValueError, with the cure, where there is none.
     """
-    model = base_of(model)
+    if not (Path(model) / "tokenizer_config.json").is_file():
+        model = base_of(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:

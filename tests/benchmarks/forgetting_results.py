@@ -1,10 +1,9 @@
 """What memory has lost when it knows as much as the others: the forgetting benchmark's runs in figures."""
 
-from math import hypot
 from statistics import fmean
 from typing import Any
 
-from active_reading.eval.matched import best_learned, least_lost, lost_at, ratio_interval
+from active_reading.eval.matched import best_learned, interval_of_mean, least_lost, lost_at, ratio_interval
 from active_reading.eval.scores import mean_and_error
 
 OUT_OF_FAMILY = ("gsm8k", "nq", "docstrings")
@@ -46,22 +45,6 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
     result["patch_megabytes"] = max((line["patch_megabytes"] or 0 for line in lines), default=0)
     result["seeds"] = len({line["run"]["seed"] for line in lines})
     return result | {"runs": len(lines)}
-
-
-def interval_of_mean(
-    values: list[float], intervals: list[tuple[float, float] | None]
-) -> tuple[float, float] | None:
-    """Of the mean of independent values, each with its own interval, which need not be symmetric.
-
-    Distances to the bounds add up in squares (MOVER; Zou & Donner 2008, Statistics in Medicine 27). None where a
-    value has no interval.
-    """
-    bounds = [interval for interval in intervals if interval is not None]
-    if not values or len(bounds) < len(values):
-        return None
-    below = hypot(*(value - low for value, (low, _) in zip(values, bounds, strict=True))) / len(values)
-    above = hypot(*(high - value for value, (_, high) in zip(values, bounds, strict=True))) / len(values)
-    return round(fmean(values) - below, 3), round(fmean(values) + above, 3)
 
 
 def best_means(by_setting: dict[str, list[dict[str, float]]], measure: str) -> dict[str, float]:
@@ -106,13 +89,17 @@ def _control_f1(scores: dict[str, float]) -> float:
 def matched(lines: list[dict[str, Any]], learned: str, lost: str) -> dict[str, Any]:
     """Against full finetuning and LoRA: what memory has lost when it knows 0.9 of the most that they learned.
 
-    `learned` and `lost` name what of a point counts as that.
+    `learned` and `lost` name what of a point counts as that. Of each method only the settings with the most seeds
+    take part: the best of many with one seed each would be the luckiest.
     Where memory never knows as much, the target is 0.9 of the most that memory learned, and `reached` is false.
     """
     of_method: dict[str, dict[str, list[Trajectory]]] = {}
     for line in lines:
         settings = of_method.setdefault(line["run"]["method"], {})
         settings.setdefault(line["setting"], []).append([(point[learned], point[lost]) for point in line["points"]])
+    for method, settings in of_method.items():
+        most = max(map(len, settings.values()))
+        of_method[method] = {name: seeds for name, seeds in settings.items() if len(seeds) == most}
     table: dict[str, Any] = {}
     for method in ("full", "lora"):
         if method not in of_method or "memory" not in of_method:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from active_reading.eval import evaluate as evaluate_module
 from active_reading.eval.answers import Answer, ClosedBook
@@ -295,3 +296,13 @@ def test_a_model_without_a_tokenizer_is_named(tiny_model, tmp_path):
 def test_a_format_without_the_question_or_with_space_at_its_end_is_refused(form):
     with pytest.raises(ValueError, match=r"must hold \{question\} and end in a word or mark"):
         EvaluateSettings(question_format=form)
+
+
+def test_an_adapter_is_asked_on_the_base_that_is_given_wherever_its_own_lay(tiny_model, questions, tmp_path):
+    lora = get_peft_model(load_model(tiny_model), LoraConfig(r=2, target_modules="all-linear"))
+    lora.save_pretrained(tmp_path)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(config.read_text().replace(str(tiny_model), str(tmp_path / "no-more")))
+    settings = EvaluateSettings(questions=str(questions), few_shot=2, max_new_tokens=10, general_limit=3)
+    scores = evaluate_model(tmp_path, tiny_model, settings, lambda *_: None)
+    assert scores["divergence"]["general_text"]["kl"] == pytest.approx(0, abs=1e-6), "a fresh adapter says the same"

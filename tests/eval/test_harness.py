@@ -222,3 +222,15 @@ def test_every_shipped_task_carries_its_name_and_reads_its_file_from_the_setting
         config = harness.load_definition(TaskUse(name=path.stem, data="here.jsonl"))
         assert config["task"] == path.stem
         assert config["metadata"]["data"] == "here.jsonl"
+
+
+def test_a_task_of_ones_own_is_what_it_includes_and_the_modules_beside_it_too(tmp_path: Path) -> None:
+    for name in ("mine.yaml", "common.yaml", "study.yaml", "scores.py", ".hidden.py"):
+        (tmp_path / name).write_text("include: common.yaml\ntask: mine\n")
+    use = TaskUse(name=str(tmp_path / "mine.yaml"))
+    assert [path.name for path in use.files] == ["mine.yaml", "common.yaml", "scores.py"]
+    assert [path.name for path in TaskUse(name="gsm8k_local", data="rows.jsonl").files] == [
+        "gsm8k_local.yaml",
+        "rows.jsonl",
+    ]
+    assert TaskUse(name="hellaswag").files == []

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from active_reading.eval.matched import best_learned, least_lost, lost_at, ratio_interval
+from active_reading.eval.matched import best_learned, interval_of_mean, least_lost, lost_at, ratio_interval
 
 
 def test_loss_is_interpolated_between_the_points_around_the_target():
@@ -66,3 +66,11 @@ def test_the_interval_covers_the_true_ratio_as_often_as_it_says(seeds):
         low, high = ratio_interval(ours, theirs) or (-math.inf, math.inf)
         hits += low <= 0.125 <= high
     assert 0.93 <= hits / 1000 <= 0.97
+
+
+def test_the_interval_of_a_mean_shrinks_with_the_root_of_their_number_on_either_side():
+    low, high = interval_of_mean([0.4] * 4, [(0.2, 0.8)] * 4) or (0.0, 0.0)
+    assert (low, high) == (pytest.approx(0.4 - 0.2 / 2), pytest.approx(0.4 + 0.4 / 2))
+    assert interval_of_mean([0.3], [(0.1, 0.6)]) == (pytest.approx(0.1), pytest.approx(0.6))
+    assert interval_of_mean([0.3, 0.5], [(0.1, 0.6), None]) is None
+    assert interval_of_mean([], []) is None

@@ -88,10 +88,6 @@ MISTAKES = {
     "negative seed": (["docs", "train.seed=-1"], "train.seed=-1: input should be greater than or equal to 0"),
     "longer than the context": (["docs", "train.max_length=99999"], "train.max_length=99999 exceeds the model's"),
     "too few generic texts": (["docs", "train.memory.background_texts=300"], "background_texts=300, and"),
-    "no room for a passage": (
-        ["docs", "chunk.max_tokens=99999", "evaluate.questions=docs/gold.jsonl"],
-        "a chunk of chunk.max_tokens=99999 does not fit before a question into the context of tiny: lower it",
-    ),
     "foreign output folder": (["docs", "output=docs"], "output folder .*docs holds files"),
 }
 
@@ -106,7 +102,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(call, documents, tiny_model, monk
     Path("typo.yaml").write_text("corpus: {path: docs}\ntrian: {seed: 1}\n")
     Path("value.yaml").write_text("corpus: {path: docs}\ntrain: {num_tokens: 5}\n")
     Path("broken.yaml").write_text("corpus: [\n")
-    Path("docs/gold.jsonl").write_text('{"question": "Where does the owl sleep?", "answers": ["oak"]}\n')
     model = [] if "--model" in words else ["--model", str(tiny_model)]
     result = call(*command, words[0], "train.memory.layers=[1]", *words[1:], *model)
     assert_one_line(result, re.escape(message).replace(r"\.\*", ".*"))
@@ -175,11 +170,10 @@ def test_a_patch_is_made_shown_reverted_scaled_and_applied(call, documents, tiny
     assert call("train", documents, "--model", tiny_model, *words)[0] == 0
     (trained_here,) = Path("out").glob("train-*")
     refused = call("patch", "revert", trained_here / "patch.safetensors", trained_here)
-    assert_one_line(refused, "is a result of a run, .* copy the folder, and revert the patch to the copy")
-    adapter = Path("copy")
-    for name in ("memory_config.json", "memory.safetensors", "patch.safetensors"):
-        adapter.mkdir(exist_ok=True)
-        shutil.copy(trained_here / name, adapter)
+    assert_one_line(
+        refused, "is a result of a run, .* copy the folder to another place, and revert the patch there"
+    )
+    adapter = Path(shutil.copytree(trained_here, "copy"))
     weights, patch = adapter / "memory.safetensors", adapter / "patch.safetensors"
     trained = weights.read_bytes()
     code, output, _ = call("patch", "show", patch)

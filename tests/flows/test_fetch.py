@@ -111,3 +111,14 @@ def test_what_is_asked_stays_as_it_was_when_its_files_change(tmp_path):
     other = keep_asked(study).evaluate.questions
     assert (Path(other).read_text(), Path(other) == files[0]) == ("others", False)
     assert study.evaluate.questions == str(tmp_path / "gold.jsonl"), "the study says where they come from"
+
+
+def test_a_copy_that_somebody_edited_is_replaced(tmp_path):
+    (tmp_path / "one.txt").write_text("The owl sleeps.")
+    (tmp_path / "gold.jsonl").write_text("as it is")
+    words = [f"output={tmp_path / 'out'}", f"evaluate.questions={tmp_path / 'gold.jsonl'}"]
+    study = load_study(str(tmp_path / "one.txt"), words)
+    study.root.mkdir()
+    copy = Path(keep_asked(study).evaluate.questions)
+    copy.write_text("as somebody wants it")
+    assert Path(keep_asked(study).evaluate.questions).read_text() == "as it is"

@@ -56,14 +56,24 @@ def test_a_section_or_one_key_alone(below, first, number):
 
 
 def test_an_unknown_section_is_refused():
-    with pytest.raises(ValueError, match="no key of a study begins with 'trian'"):
+    with pytest.raises(ValueError, match="a study has no section or key 'trian'"):
         list_keys("trian")
 
 
-def test_a_reader_that_ends_early_is_no_error():
-    command = [sys.executable, "-m", "active_reading.flows.cli", "settings"]
+@pytest.mark.parametrize("words", [["settings"], ["ingest", "docs"]], ids=" ".join)
+def test_a_reader_that_ends_early_is_no_error(tmp_path, tiny_model, words):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "one.txt").write_text("The owl sleeps in the oak.")
+    command = [sys.executable, "-m", "active_reading.flows.cli", *words]
+    if words[0] == "ingest":
+        command += ["--model", str(tiny_model), "train.memory.layers=[1]"]
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_nobody_need_listen():
+    command = f"{sys.executable} -m active_reading.flows.cli settings train.lora >&-"
+    assert subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE).returncode == 0

@@ -13,6 +13,7 @@ from small_study import DOCUMENTS, no_engine, only, results_of, study_in, times,
 
 from active_reading.augment.engine import TOO_LONG, Completion, EchoEngine
 from active_reading.augment.ledger import Ledger
+from active_reading.flows import stages
 from active_reading.flows.learning import SHARING
 from active_reading.flows.models import resolve_model
 from active_reading.flows.pipeline import run_plain
@@ -243,3 +244,33 @@ def test_the_same_template_may_be_used_twice(tiny_model, tmp_path):
     use = "generate.templates=[{template: paraphrase}, {template: paraphrase, max_tokens: 64}]"
     rows = pl.read_parquet(run_plain(study_in(folder, tiny_model, use), "generate") / "generations.parquet")
     assert set(rows["max_tokens"]) == {64, 256}
+
+
+def test_questions_that_change_while_a_run_goes_on_are_asked_as_they_were(tiny_model, tmp_path, monkeypatch):
+    folder = write_project(tmp_path)
+    as_it_was = stages.chunk
+
+    def chunk(*given: Any) -> Any:
+        (folder / "gold.jsonl").write_text('{"question": "half a line')
+        return as_it_was(*given)
+
+    monkeypatch.setattr(stages, "chunk", chunk)
+    run_plain(study_in(folder, tiny_model, "train.methods=[lora]", "train.data=[naive]"), "evaluate")
+    (base,) = folder.glob("out/evaluate-base-*/samples.jsonl")
+    assert len(base.read_text().splitlines()) == 2
+
+
+def test_a_chunk_that_leaves_no_room_for_a_question_is_told_before_the_model_is_asked(
+    tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("active_reading.augment.generate.make_engine", no_engine)
+    folder = write_project(tmp_path)
+    long = " ".join(f"The owl number {number} sleeps in the oak." for number in range(400))
+    (folder / "documents" / "owls.txt").write_text(long)
+    with pytest.raises(
+        ValueError, match=r"a chunk of \d+ tokens does not fit before a question .* lower chunk.max_"
+    ):
+        run_plain(study_in(folder, tiny_model, "chunk.max_tokens=9000"), "generate")
+    quiet = study_in(folder, tiny_model, "chunk.max_tokens=9000", "evaluate.ceilings=false")
+    monkeypatch.undo()
+    run_plain(quiet, "generate")

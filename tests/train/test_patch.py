@@ -42,7 +42,9 @@ def write(
     """
     read_in = {table: [batches] for table in learned} if trainings is None else trainings
     tensors: dict[str, Tensor] = {}
-    for table in ("0", "2"):
+    if shared_values:  # which both layers read
+        learned = {"shared": learned.get("0", {})}
+    for table in ("0", "2", *learned.keys() - {"0", "2"}):
         rows = torch.tensor(sorted(learned.get(table, {}))).long()
         values = torch.tensor([[learned[table][row]] * WIDTH for row in rows.tolist()]).view(-1, WIDTH)
         counts = torch.arange(float(SLOTS))
