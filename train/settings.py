@@ -110,7 +110,7 @@ class LearningRates(BaseModel):
         gt=0,
         description="of AdamW; usual for billions of parameters, and a model of 135 M learned most at 2e-4",
     )
-    lora: float = Field(2e-4, gt=0, description="of AdamW; 5e-4 was ruinous for a model of 135 M")
+    lora: float = Field(2e-4, gt=0, description="of AdamW; at 5e-4 more is learned, and more lost")
     memory: float = Field(0.035, gt=0, description="of the rule natural; for row and table 0.05 to 0.2 is in order")
 
 
