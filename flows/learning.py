@@ -114,7 +114,7 @@ def _tell_of_other_documents(questions: Path, passages: list[Any]) -> None:
     if other := [document for document in about if document not in known]:
         logger.warning(
             "%s: %d of %d questions are about documents that the corpus does not have (the first: %r)",
-            questions,
+            questions.name,  # of a copy
             len(other),
             len(about),
             other[0],

@@ -41,6 +41,7 @@ corpus: {path: docs}
 chunk: {max_tokens: 128}
 generate:
   engine: echo
+  seed: 1  # with another one the echo's few texts of a chunk may be the same, and a strategy's fall as duplicates
   templates:
     - {template: paraphrase, replicates: 2}
     - {template: words/ask.j2, num_items: 3}

@@ -77,7 +77,7 @@ def test_a_title_or_strategy_that_asks_a_gold_question_is_in_no_prompt_of_the_da
     lake.rename(lake.with_name("how-deep-is-lake-umbrosel.txt"))
     ask(folder, "How deep is Lake Umbrosel?", "Read it backwards!")  # the echo proposes to read it backwards
     # With other seeds the echo's few texts of a chunk may be the same, and those of a strategy fall as duplicates.
-    dataset = run_plain(study_in(folder, tiny_model, "dedupe.threshold=1", "generate.seed=1"), "export")
+    dataset = run_plain(study_in(folder, tiny_model, "dedupe.threshold=1", "generate.seed=2"), "export")
     rows = pl.read_parquet(dataset / "data/text/*.parquet")
     mine = rows.filter(pl.col("source").str.contains("umbrosel"))
     assert mine.height > 1, "facts may be learned"
@@ -129,7 +129,7 @@ def test_questions_about_no_document_of_the_corpus_are_told(project, tiny_model,
     gold.write_text(json.dumps(first) + "\n" + gold.read_text())
     run_plain(study_in(project, tiny_model, "train.methods=[full]"), "evaluate")
     told = "1 of 3 questions are about documents that the corpus does not have (the first: 'atlantis.txt')"
-    assert f"{gold}: {told}" in caplog.messages
+    assert f"gold.jsonl: {told}" in caplog.messages
 
 
 def test_a_study_without_questions_reports_retention_only(tiny_model, tmp_path):

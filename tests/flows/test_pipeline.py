@@ -112,7 +112,7 @@ def test_a_stage_by_its_name_stops_there(tiny_model, tmp_path):
     folder = write_project(tmp_path)
     assert run_plain(study_in(folder, tiny_model), "chunk").name.startswith("chunk-")
     assert {path.name.partition("-")[0] for path in (folder / "out").iterdir()} == {
-        ".locks", "study.yaml", "ingest", "chunk"
+        ".locks", "study.yaml", "asked", "ingest", "chunk"
     }  # fmt: skip
 
 
