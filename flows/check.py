@@ -65,11 +65,12 @@ def check_study(study: Study) -> None:
     if num_tokens := _counter(model):
         room = _room(model, study.evaluate, num_tokens)
         check_lengths(questions, num_tokens, study.evaluate.max_new_tokens, room)
+    needed: dict[str | None, int] = {}  # generic texts of each file
     for variant in variants(study.train):
         _check_training(variant, model)
-    needed: dict[str | None, int] = {}  # generic texts of each file
-    for settings in (variant.settings for variant in variants(study.train) if variant.method == "memory"):
-        needed[settings.background] = max(needed.get(settings.background, 0), settings.memory.background_texts)
+        if variant.method == "memory":
+            file, number = variant.settings.background, variant.settings.memory.background_texts
+            needed[file] = max(needed.get(file, 0), number)
     for background, number in needed.items():
         read_background(background, number)
 
