@@ -1,8 +1,7 @@
 """Changes: two versions of a data set -> what was added, removed, superseded and relabelled.
 
 - superseded: another text in the place of an old one. Its chunk stands where the old chunk stood in the document
-  (chunks of one source are aligned as a diff aligns lines), and template, strategy and turn are the same; or it is
-  the same id with another text, where the model answered anew.
+  (chunks of one source are aligned as a diff aligns lines), and template, strategy and turn are the same.
 - relabelled: the same text under other labels, such as the path of a renamed document, or the id of a chunk whose
   document changed elsewhere.
 - added and removed: the rest.
@@ -38,13 +37,11 @@ def compare_versions(old: Path, new: Path) -> pl.DataFrame:
     gone = _others(before, kept)
     come = _others(after, kept)
 
-    pairs = {"relabelled": [moved], "superseded": [come.join(gone, on="id").select("id", old_id="id")]}
-    gone, come = _without(gone, come, pairs["superseded"][0])
-    pairs["relabelled"].append(_match(gone, come, ["source", "template", "text"]))
-    gone, come = _without(gone, come, pairs["relabelled"][1])
-    place = ["place", "template", "strategy"]
-    pairs["superseded"].append(_match(*_placed(before, after, gone, come), place))
-    gone, come = _without(gone, come, pairs["superseded"][1])
+    same_text = _match(gone, come, ["source", "template", "text"])
+    gone, come = _without(gone, come, same_text)
+    same_place = _match(*_placed(before, after, gone, come), ["place", "template", "strategy"])
+    gone, come = _without(gone, come, same_place)
+    pairs = {"relabelled": [moved, same_text], "superseded": [same_place]}
 
     nothing = pl.lit(None, dtype=pl.String)
     found = [
